@@ -1,0 +1,29 @@
+"""Names and tokens that are the same in every lab (each lab is an internet of its own); addresses live in `lab.addresses`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+PARENT_ZONE: Final = "test"
+"""Delegates the zones below, as a registry does."""
+
+ACCOUNT_ZONES: Final = ("example.test", "second.test", "lab.test", "receiver.test", "colleagues.test")
+"""Zones of the one Cloudflare account."""
+
+NAMESERVERS: Final = ("ns1.lab.test", "ns2.lab.test")
+ACME_NAME: Final = "acme.lab.test"
+RECEIVER_MX: Final = "mx.receiver.test"
+COLLEAGUES_MX: Final = "mx.colleagues.test"
+COLLEAGUES_OCTET: Final = 26
+"""The colleagues' mail exchanger has an address of its own: a second party that is not the judge."""
+
+CLOUDFLARE_TOKEN: Final = "lab-cloudflare-api-token-not-a-secret-000001"  # noqa: S105  (public on purpose)
+"""May edit every zone of the account."""
+ACME_TOKEN: Final = "lab-acme-dns-token-not-a-secret-00000000002"  # noqa: S105  (public on purpose)
+"""May list zones and edit TXT records `_acme-challenge.*`, nothing else."""
+
+
+def zone_id(zone: str) -> str:
+    """The Cloudflare id of a zone (no final dot): fixed, so that a tracked stack file can name it."""
+    return hashlib.sha256(f"zone:{zone}".encode()).hexdigest()[:32]
