@@ -1,0 +1,34 @@
+# Each target says what it does; `make up` and `make test` are all a newcomer needs.
+python := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help up down setup test lint lock
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+up: ## converge a real mail server in a small internet on this machine and send a test message
+	@scripts/setup.sh up
+	@$(python) -m lab.demo up
+
+down: ## destroy the dev stack and remove every trace of the lab
+	@if [ -x $(python) ]; then $(python) -m lab.demo down; else echo "nothing to take down: make setup was never run"; fi
+
+setup: ## prepare engine and environment for real stacks
+	@scripts/setup.sh setup
+
+test: ## lint, then all tests (the lab tests make labs of their own)
+	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory lint
+	@$(python) -m pytest -q -n 2 tests/unit
+	@$(python) -m pytest -q -n 2 --dist loadfile tests/lab tests/faults
+
+lint: ## ruff, strict type checking, shellcheck, shfmt
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck
+	@git ls-files '*.sh' .ci/run | xargs .venv/bin/shfmt -d -i 2
+
+lock: ## pin the requirements again, with hashes (needs uv)
+	@for set in requirements requirements-dev requirements-go; do \
+	  uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-emit-index-url $$set.in -o $$set.txt; done

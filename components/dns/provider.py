@@ -1,0 +1,100 @@
+"""Two resources around DNS records: the gate before the first write, and the wait until all servers show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+from pulumi.dynamic import Resource
+
+from components.dynamic_provider import Properties, Provider, progress
+from standards.finding import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from standards.records import Record
+
+
+class ZoneGateProvider(Provider):
+    """Reads the zone: token, zone and our names; a record there that is not ours stops the run.
+
+    It asks again whenever the names we want to write change. Raises `Problems` naming each record and the ways on.
+    """
+
+    def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
+        """Return nothing: either the zone is free for us or it raises."""
+        from operations import cloudflare
+        from standards import ownership
+
+        name = str(inputs["name"])
+        progress(f"checking zone {name}")
+        zone = cloudflare.Zone(inputs["token"], inputs["zone_id"], inputs.get("base_url"))
+        findings = zone.verify(name)
+        if not findings:
+            findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors:
+            raise Problems(f"zone {name} is not ready for us; nothing was changed", errors)
+        return {}
+
+
+class ZoneGate(Resource, module="mailroom", name="ZoneGate"):  # type: ignore[misc]
+    """The wave-1 gate of one zone: nothing is written before it has read the zone."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        zone: str,
+        zone_id: str,
+        wanted: Sequence[Mapping[str, Any]],
+        stack: str,
+        token: pulumi.Input[str],
+        base_url: str | None,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        inputs = {
+            "name": zone,
+            "zone_id": zone_id,
+            "wanted": list(wanted),
+            "stack": stack,
+            "token": token,
+            "base_url": base_url,
+        }
+        super().__init__(ZoneGateProvider(), name, inputs, opts)
+
+
+class PropagatedProvider(Provider):
+    """Waits, from the operator's machine, until every authoritative server answers with the wanted values.
+
+    A receiver may ask any of them: a DKIM signature made before all have the key fails at some (RFC 6376
+    section 3.6.2.2 treats a missing key as a permanent failure). Raises `Problems` when time is out.
+    """
+
+    def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
+        """Return nothing: it ends when everything is visible, or raises."""
+        from operations import dns
+
+        expected = [dns.Expected(item["name"], item["type"], item["value"]) for item in inputs["records"]]
+        dns.wait_until_visible(expected, dns.Resolver(inputs.get("resolver")), inputs["timeout"], progress)
+        return {}
+
+
+class Propagated(Resource, module="mailroom", name="Propagated"):  # type: ignore[misc]
+    """These records are visible at every authoritative name server; `timeout` in seconds."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        records: Sequence[tuple[Record, pulumi.Input[str]]],
+        resolver: str | None,
+        timeout: int,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        expected = [
+            {"name": record.name, "type": record.type, "value": value} for record, value in records
+        ]
+        inputs = {"name": name, "records": expected, "resolver": resolver, "timeout": timeout}
+        super().__init__(PropagatedProvider(), name, inputs, opts)

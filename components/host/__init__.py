@@ -1,0 +1,174 @@
+"""Host: a machine that already exists; the only place that opens connections and constructs remote commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+from pulumi_command import remote
+
+from components.host.bundle import DIRECTORY, bundle
+from components.host.provider import HostGate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from components.settings import HostSettings
+
+LOCK = "/run/lock/mailroom.lock"
+INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.py")
+PACKAGES = ("ca-certificates", "certbot", "python3-certbot-dns-cloudflare")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostArgs:
+    """`settings` is one entry of mailroom:hosts; `private_key` is the operator's key, or None for the SSH agent."""
+
+    settings: HostSettings
+    private_key: pulumi.Output[str] | None
+    gates: Sequence[pulumi.Resource]
+
+
+class Host(pulumi.ComponentResource):
+    """A machine that already exists: its gate, its scripts, its packages, and the order of steps on it.
+
+    `gate` is what everything that changes anything waits for; `prepared` is the last step of the preparation.
+    """
+
+    gate: pulumi.Resource
+    prepared: pulumi.Resource
+    address: str
+
+    def __init__(self, name: str, args: HostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("mailroom:index:Host", name, None, opts)
+        self._settings = args.settings
+        self.address = str(args.settings.ipv4 or args.settings.ipv6)
+        self._connection = remote.ConnectionArgs(
+            host=self.address,
+            port=float(args.settings.ssh.port),
+            user=args.settings.ssh.user,
+            host_key=args.settings.host_key,
+            private_key=args.private_key,
+            dial_error_limit=0,  # every dial is a login: ten more of a refused one look like an attack
+            per_dial_timeout=10,
+        )
+        self.gate = HostGate(
+            f"{name}/gate", settings=args.settings, private_key=args.private_key, opts=self._child(())
+        )
+        scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
+        self._last: pulumi.Resource = scripts
+        self.prepared = self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)
+        self.register_outputs({"address": self.address})
+
+    def step(
+        self,
+        name: str,
+        script: str,
+        payload: Mapping[str, pulumi.Input[Any]],
+        *,
+        timeout: int = 300,
+        parent: pulumi.Resource | None = None,
+        depends_on: Sequence[pulumi.Resource] = (),
+    ) -> remote.Command:
+        """Run one of our host scripts with `payload` as JSON on stdin, after the host's previous step.
+
+        `timeout` counts seconds of the script itself. Steps of one host never overlap: one SSH session at a
+        time, and apt's and our own locks stay free.
+        """
+        command = remote.Command(
+            name,
+            connection=self._connection,
+            create=self._command(f"{bundle().directory}/{script}", timeout),
+            stdin=_as_stdin(payload),
+            logging=remote.Logging.NONE,  # an output line over 64 KiB would hang the provider for good
+            add_previous_output_in_env=False,  # sshd's AcceptEnv refuses it
+            opts=self._child([self._last, *depends_on], parent=parent),
+        )
+        self._last = command
+        return command
+
+    def upload(
+        self, name: str, source: Path, remote_path: str, *, parent: pulumi.Resource
+    ) -> remote.CopyToRemote:
+        """Copy a local file to a content-addressed `remote_path`; the step that uses it verifies the digest."""
+        copy = remote.CopyToRemote(
+            name,
+            connection=self._connection,
+            source=pulumi.FileAsset(str(source)),
+            remote_path=remote_path,
+            opts=self._child([self._last], parent=parent, secret=()),
+        )
+        self._last = copy
+        return copy
+
+    def uninstall(
+        self,
+        name: str,
+        payload: Mapping[str, pulumi.Input[Any]],
+        *,
+        parent: pulumi.Resource,
+        depends_on: Sequence[pulumi.Resource],
+    ) -> remote.Command:
+        """The one step that acts when it is deleted: `uninstall.py` by way of the newest bundle.
+
+        It has no replacement trigger, so a lost host cannot block its own replacement by being dialled.
+        """
+        return remote.Command(
+            name,
+            connection=self._connection,
+            create=self._command("/bin/true", 10),
+            delete=self._command(f"{DIRECTORY}/current/uninstall.py", 900),
+            stdin=_as_stdin(payload),
+            logging=remote.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=parent,
+                depends_on=[self._last, *depends_on],
+                additional_secret_outputs=["stdout", "stderr"],
+            ),
+        )
+
+    def _install_scripts(self, name: str, after: Sequence[pulumi.Resource]) -> remote.Command:
+        code = INSTALL_SCRIPTS.read_text(encoding="utf-8")
+        return remote.Command(
+            name,
+            connection=self._connection,
+            create=self._command(f"python3 -c {shlex.quote(code)} {bundle().directory}", 60),
+            stdin=json.dumps({"files": bundle().files}, sort_keys=True),
+            logging=remote.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=self._child(after, hide=["create", "stdin"]),  # our own scripts: the digest says enough
+        )
+
+    def _command(self, command: str, timeout: int) -> str:
+        """`command` under our lock and a time limit, as root: the provider ignores custom timeouts."""
+        sudo = "" if self._settings.ssh.user == "root" else "sudo -n "
+        return f"{sudo}flock -w 300 {LOCK} timeout {timeout} {command}"
+
+    def _child(
+        self,
+        depends_on: Sequence[pulumi.Resource],
+        *,
+        parent: pulumi.Resource | None = None,
+        secret: Sequence[str] = ("stdout", "stderr"),
+        hide: Sequence[str] = (),
+    ) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(
+            parent=parent or self,
+            depends_on=list(depends_on),
+            additional_secret_outputs=list(secret),  # not inferred from a secret stdin
+            replacement_trigger=self._settings.host_key,  # another machine: run everything again
+            delete_before_replace=True,
+            hide_diffs=list(hide) or None,
+        )
+
+
+def _as_stdin(payload: Mapping[str, pulumi.Input[Any]]) -> pulumi.Output[str]:
+    """The payload as indented, sorted JSON: a preview shows its lines."""
+    return pulumi.Output.from_input(dict(payload)).apply(
+        lambda value: json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    )

@@ -1,0 +1,44 @@
+"""Which files go to a host, and under which digest; how they get there is the runner's job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+COMPONENTS = Path(__file__).resolve().parent.parent
+# Host scripts carry a shebang; what they import from one another on the host does not.
+LIBRARIES = ("host/hostlib.py", "certificates/certpaths.py")
+DIRECTORY = "/usr/local/lib/mailroom"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All host scripts by file name; `digest` changes with any of them."""
+
+    files: dict[str, str]
+    digest: str
+
+    @property
+    def directory(self) -> str:
+        """Where the scripts stand on the host."""
+        return f"{DIRECTORY}/{self.digest}"
+
+
+def is_host_script(path: Path) -> bool:
+    """Whether `path` runs on hosts: it says so in its first line."""
+    return path.suffix in {".py", ".sh"} and path.read_text(encoding="utf-8").startswith("#!")
+
+
+@cache
+def bundle() -> Bundle:
+    """Collect the scripts of every part; two of one name are a programming error."""
+    paths = [path for path in sorted(COMPONENTS.glob("*/*")) if path.is_file() and is_host_script(path)]
+    paths += [COMPONENTS / name for name in LIBRARIES]
+    files = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    if len(files) != len(paths):
+        raise ValueError(f"two host scripts share a file name: {sorted(path.name for path in paths)}")
+    text = json.dumps(files, sort_keys=True)
+    return Bundle(files, hashlib.sha256(text.encode()).hexdigest()[:12])

@@ -1,0 +1,76 @@
+"""The host gate: reads the host once, from the operator's machine, before anything is changed on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+from pulumi.dynamic import Resource
+
+from components.dynamic_provider import Properties, Provider, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from components.settings import HostSettings
+
+FACTS = Path(__file__).with_name("facts.py")
+
+
+class HostGateProvider(Provider):
+    """Connects with the pinned key, reads facts and judges them; changes nothing.
+
+    Raises `Problems` with every reason: no answer, another host key, a refused login, an OS, architecture,
+    clock, port or disk that does not fit.
+    """
+
+    outputs = ("os",)
+
+    def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
+        """Return the name and version of the host's operating system as `os`."""
+        from components.host.requirements import judge
+        from components.settings import HostSettings
+        from operations import ssh
+        from standards.finding import Problems
+
+        host = HostSettings.model_validate_json(inputs["settings"])
+        target = ssh.Target(
+            address=str(host.ipv4 or host.ipv6),
+            port=host.ssh.port,
+            user=host.ssh.user,
+            host_key=host.host_key,
+            private_key=inputs.get("private_key"),
+            sudo=host.ssh.user != "root",
+        )
+        progress(f"checking host {host.name} at {target.address}")
+        answer = ssh.run(target, "python3 -", input=FACTS.read_text(encoding="utf-8"), wait=20)
+        facts = json.loads(answer.stdout)
+        errors = [finding for finding in judge(facts, host, time.time()) if finding.severity == "error"]
+        if errors:
+            raise Problems(f"{host.name} does not fit; nothing was changed", errors)
+        return {"os": f"{facts['os_id']} {facts['os_version']}"}
+
+
+class HostGate(Resource, module="mailroom", name="HostGate"):  # type: ignore[misc]
+    """The wave-1 gate of one host; `os` is what runs there."""
+
+    os: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: HostSettings,
+        private_key: pulumi.Input[str] | None,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        inputs = {
+            "name": settings.name,
+            "settings": settings.model_dump_json(),
+            "private_key": private_key,
+            "os": None,
+        }
+        super().__init__(HostGateProvider(), name, inputs, opts)

