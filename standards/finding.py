@@ -36,6 +36,29 @@ class Finding:
         return "\n".join(lines)
 
 
+class Invalid(ValueError):  # noqa: N818  (it says what the value is)
+    """One value that is not what it should be, before anybody knows which setting or record it belongs to.
+
+    `found` never repeats a secret. `at(subject)` makes the finding once the place is known.
+    """
+
+    def __init__(self, found: str, *, id: str, expected: str, fix: str, why: str = "") -> None:
+        self.id, self.found, self.expected, self.why, self.fix = id, found, expected, why, fix
+        super().__init__(f"{found}; expected {expected}")
+
+    def at(self, subject: str, severity: Severity = "error") -> Finding:
+        """The finding for this value at `subject`."""
+        return Finding(
+            severity=severity,
+            id=self.id,
+            subject=subject,
+            expected=self.expected,
+            found=self.found,
+            why=self.why,
+            fix=self.fix,
+        )
+
+
 class Problems(Exception):  # noqa: N818  (it carries findings, it is not one error)
     """Everything that is wrong, said at once; `str()` is what a person reads."""
 

@@ -1,0 +1,128 @@
+"""DMARC policy records (RFC 9989): building ours, reviewing any.
+
+Whether a domain is ready for a stricter policy is not decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from standards.finding import Finding, Invalid
+from standards.names import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Policy = Literal["none", "quarantine", "reject"]
+POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
+# RFC 9989 took these out of RFC 7489; receivers ignore them now.
+REMOVED_TAGS: Final = {
+    "pct": "use the test mode t=y, or go to the next policy for all mail",
+    "rf": "take it out, there is one report format",
+    "ri": "take it out, reports come daily",
+}
+_FAILURE_OPTIONS: Final = re.compile(r"[01ds](:[01ds])*")
+
+
+def record_name(domain: str) -> str:
+    """Where receivers look for the policy."""
+    return f"_dmarc.{domain}"
+
+
+def failure_options(text: str) -> str:
+    """The value of `fo`."""
+    value = text.strip().lower()
+    if not _FAILURE_OPTIONS.fullmatch(value):
+        raise Invalid(
+            f"{shown(text)} is not a list of failure options",
+            id="dmarc-fo-invalid",
+            expected='0, 1, d, s, or several with colons such as "1:d:s"',
+            fix='write "1" to hear about every failure',
+        )
+    return value
+
+
+def record(
+    policy: Policy,
+    *,
+    subdomains: Policy | None = None,
+    nonexistent: Policy | None = None,
+    rua: Iterable[str] = (),
+    ruf: Iterable[str] = (),
+    fo: str | None = None,
+) -> str:
+    """The TXT value: `p` right after `v`, as readers of RFC 7489 want it, and only what is not the default."""
+    tags = {
+        "v": "DMARC1",
+        "p": policy,
+        "sp": subdomains,
+        "np": nonexistent,
+        "rua": ",".join(map(_report_uri, rua)),
+        "ruf": ",".join(map(_report_uri, ruf)),
+        "fo": fo,
+    }
+    return "; ".join(f"{tag}={value}" for tag, value in tags.items() if value)
+
+
+def _report_uri(address: str) -> str:
+    # RFC 9989 section 4.7: ',' and '!' separate, ';' ends the tag; '%' starts an escape
+    escaped = "".join(f"%{ord(char):02X}" if char in "%!,;?#&" else char for char in address)
+    return f"mailto:{escaped}"
+
+
+def is_record(text: str) -> bool:
+    """Whether a receiver takes this TXT value for a DMARC policy."""
+    return re.match(r"v\s*=\s*DMARC1\s*(;|$)", text) is not None
+
+
+def tags(text: str) -> dict[str, str]:
+    """The tags of a record; of a repeated tag the first."""
+    found: dict[str, str] = {}
+    for part in text.split(";"):
+        name, equals, value = part.partition("=")
+        if equals:
+            found.setdefault(name.strip().lower(), value.strip())
+    return found
+
+
+def review(text: str, subject: str) -> list[Finding]:
+    """What a receiver would stumble over in a record, ours or one found in DNS."""
+    found = tags(text)
+    problems = [
+        _finding(subject, "dmarc-removed-tag", f"the tag {tag}", "a record without it (RFC 9989)", fix, "warning")
+        for tag, fix in REMOVED_TAGS.items()
+        if tag in found
+    ]
+    for tag in ("p", "sp", "np"):
+        if tag in found and found[tag].lower() not in POLICIES:
+            problems.append(
+                _finding(
+                    subject,
+                    "dmarc-policy-word",
+                    f"{tag}={shown(found[tag])}",
+                    f"{tag}={' | '.join(POLICIES)}",
+                    "write one of the three words",
+                    "error",
+                )
+            )
+    if "p" not in found:
+        problems.append(
+            _finding(
+                subject,
+                "dmarc-no-policy",
+                "no p tag",
+                "v=DMARC1; p=none | quarantine | reject",
+                "add p=; receivers take a missing one for none",
+                "warning",
+            )
+        )
+    return problems
+
+
+def _finding(
+    subject: str, identifier: str, found: str, expected: str, fix: str, severity: Literal["error", "warning"]
+) -> Finding:
+    return Finding(
+        severity=severity, id=identifier, subject=subject, expected=expected, found=found, why="", fix=fix
+    )

@@ -1,0 +1,237 @@
+"""SPF (RFC 7208): the grammar of what a person may add, the text of records, the review of a whole record.
+
+Nothing is looked up here: only the terms as written are judged.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final
+
+from standards import limits, names
+from standards.finding import Finding, Invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+QUALIFIERS: Final = "+-~?"
+DENY_ALL: Final = "v=spf1 -all"  # a name that never sends (RFC 7208 section 10.1.2)
+
+_LOOKUPS: Final = frozenset({"include", "a", "mx", "ptr", "exists", "redirect"})
+# RFC 7208 section 7.1: macro-expand, "%%", "%_", "%-", or any visible character but "%"
+_MACRO: Final = r"%\{[slodiphcrtv][0-9]*r?[.\-+,/_=]*\}|%%|%_|%-"
+_MACRO_STRING: Final = re.compile(rf"(?:{_MACRO}|[\x21-\x24\x26-\x7e])+", re.IGNORECASE)
+_TERM: Final = re.compile(r"(?P<qualifier>[+\-~?]?)(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<rest>.*)")
+_DUAL_CIDR: Final = re.compile(r"(?P<domain>.*?)(?:/(?P<v4>[0-9]{1,2}))?(?://(?P<v6>[0-9]{1,3}))?")
+
+# At or below these lengths a network holds whole providers, so that it authorises strangers.
+_STRANGERS_V4: Final = 8
+_STRANGERS_V6: Final = 19
+
+
+def _not_a_mechanism(text: str, because: str, fix: str = "") -> Invalid:
+    return Invalid(
+        f"{names.shown(text)} is not usable in an SPF record: {because}",
+        id="spf-mechanism-invalid",
+        expected="a mechanism such as ip4:192.0.2.7, ip6:2001:db8::/64, a:www.example.com or mx",
+        why="one bad term makes the whole record a permanent error (RFC 7208 section 4.6)",
+        fix=fix or "correct the term or take it out",
+    )
+
+
+def mechanism(text: str) -> str:
+    """One mechanism as a person may add it, in canonical spelling (RFC 7208 section 12)."""
+    match = _TERM.fullmatch(text.strip())
+    if match is None:
+        raise _not_a_mechanism(text, "it has no mechanism's form")
+    qualifier, name, rest = match["qualifier"], match["name"].lower(), match["rest"]
+    match name:
+        case "ip4" | "ip6":
+            return f"{qualifier}{name}:{_network(text, name, rest)}"
+        case "a" | "mx":
+            return f"{qualifier}{name}{_domain_and_cidr(text, rest)}"
+        case "exists":
+            return f"{qualifier}{name}:{_domain_spec(text, rest.removeprefix(':'))}"
+        case "include":
+            raise _not_a_mechanism(text, "includes have their own list", "write its domain into spf.includes")
+        case "all":
+            raise _not_a_mechanism(text, "it ends a record", 'set spf.all, for example "~all"')
+        case "ptr":
+            raise _not_a_mechanism(
+                text, "RFC 7208 section 5.5 says: do not use ptr", "list the addresses with ip4 and ip6"
+            )
+        case "redirect" | "exp":
+            raise _not_a_mechanism(text, "it is a modifier, and receivers ignore redirect beside all")
+    raise _not_a_mechanism(text, f"there is no mechanism {names.shown(name)}")
+
+
+def _network(text: str, name: str, rest: str) -> str:
+    if not rest.startswith(":"):
+        raise _not_a_mechanism(text, f"{name} needs ':' and an address")
+    parse = ipaddress.IPv4Network if name == "ip4" else ipaddress.IPv6Network
+    try:
+        network = parse(rest[1:], strict=False)
+    except ValueError as error:
+        raise _not_a_mechanism(text, f"{names.shown(rest[1:])} is not an address of {name}") from error
+    if network.prefixlen == network.max_prefixlen:
+        return network.network_address.compressed
+    return network.compressed
+
+
+def _domain_and_cidr(text: str, rest: str) -> str:
+    match = _DUAL_CIDR.fullmatch(rest)
+    if match is None:  # pragma: no cover  (the first group takes anything)
+        raise _not_a_mechanism(text, "its prefix lengths are not readable")
+    domain, v4, v6 = match["domain"], match["v4"], match["v6"]
+    if int(v4 or 0) > 32 or int(v6 or 0) > 128:  # noqa: PLR2004  (bits of an address)
+        raise _not_a_mechanism(text, "the prefix is longer than an address")
+    cidr = (f"/{int(v4)}" if v4 else "") + (f"//{int(v6)}" if v6 else "")
+    if not domain:
+        return cidr
+    if not domain.startswith(":"):
+        raise _not_a_mechanism(text, "a domain after a mechanism is set off with ':'")
+    return f":{_domain_spec(text, domain[1:])}{cidr}"
+
+
+def _domain_spec(text: str, spec: str) -> str:
+    if "%" in spec:
+        if not _MACRO_STRING.fullmatch(spec):
+            raise _not_a_mechanism(text, "its macro is not one of RFC 7208 section 7")
+        return spec
+    try:
+        ipaddress.ip_address(spec)
+    except ValueError:
+        pass
+    else:
+        kind = "ip6" if ":" in spec else "ip4"
+        raise _not_a_mechanism(text, "a name is needed here, not an address", f"write {kind}:{spec}")
+    try:
+        name = names.dns_name(spec)
+    except Invalid as error:
+        raise _not_a_mechanism(text, error.found) from error
+    if "." not in name:
+        raise _not_a_mechanism(text, f"{names.shown(spec)} is not a full domain name")
+    return name
+
+
+def all_term(text: str) -> str:
+    """The last term of a record: what happens to mail from elsewhere."""
+    value = text.strip().lower()
+    if value not in {"-all", "~all", "?all"}:
+        raise Invalid(
+            f"{names.shown(text)} cannot end our SPF record",
+            id="spf-all-invalid",
+            expected='"~all" (softfail, the default), "-all" or "?all"',
+            why="+all (or all alone) lets everybody send in this domain's name",
+            fix='write "~all", with quotes: ~ alone means null in YAML',
+        )
+    return value
+
+
+def record(mechanisms: Iterable[str], includes: Iterable[str] = (), *, ending: str) -> str:
+    """The text of a record from canonical parts, each once, in their order."""
+    terms = [*mechanisms, *(f"include:{domain}" for domain in includes)]
+    return " ".join(["v=spf1", *dict.fromkeys(terms), ending])
+
+
+def addresses(ipv4: Iterable[str], ipv6: Iterable[str]) -> list[str]:
+    """The mechanisms for single addresses."""
+    return [*(f"ip4:{address}" for address in ipv4), *(f"ip6:{address}" for address in ipv6)]
+
+
+def is_record(text: str) -> bool:
+    """Whether a receiver takes this TXT value for an SPF record (RFC 7208 section 4.5)."""
+    lowered = text.lower()
+    return lowered == "v=spf1" or lowered.startswith("v=spf1 ")
+
+
+def _name_of(term: str) -> str:
+    return re.split(r"[:=/]", term.lstrip(QUALIFIERS), maxsplit=1)[0].lower()
+
+
+def lookups(text: str) -> int:
+    """DNS queries that the terms of this one record cost; what includes cost in turn is not counted."""
+    return sum(_name_of(term) in _LOOKUPS for term in text.split()[1:])
+
+
+def review(text: str, subject: str) -> list[Finding]:
+    """What is wrong with a whole record as written, ours or one found in DNS."""
+    terms = text.split()[1:]
+    problems = [_stranger(term, subject) for term in terms if authorises_strangers(term)]
+    if (count := lookups(text)) > limits.SPF_LOOKUPS:
+        problems.append(
+            _finding(
+                subject,
+                "spf-lookups",
+                f"{count} terms that cost a DNS query",
+                f"at most {limits.SPF_LOOKUPS} (RFC 7208 section 4.6.4)",
+                why="receivers stop there with a permanent error and SPF never passes",
+                fix="replace includes and a/mx terms by ip4 and ip6, or drop senders no longer used",
+            )
+        )
+    if any(_name_of(term) == "ptr" for term in terms):
+        problems.append(
+            _finding(
+                subject,
+                "spf-ptr",
+                "the record uses ptr",
+                "ip4 and ip6 terms (RFC 7208 section 5.5)",
+                why="it is slow, unreliable, and large receivers ignore it",
+                fix="list the addresses with ip4 and ip6",
+            )
+        )
+    problems += _review_order(terms, subject)
+    return problems
+
+
+def _review_order(terms: Sequence[str], subject: str) -> list[Finding]:
+    ends = [position for position, term in enumerate(terms) if _name_of(term) == "all"]
+    if ends and any("=" not in term for term in terms[ends[0] + 1 :]):
+        return [
+            _finding(
+                subject,
+                "spf-after-all",
+                f"terms stand after {terms[ends[0]]}",
+                "all as the last mechanism",
+                why="receivers ignore what follows all (RFC 7208 section 5.1)",
+                fix="move all to the end",
+            )
+        ]
+    return []
+
+
+def authorises_strangers(term: str) -> bool:
+    """Whether a term lets people send who have nothing to do with the domain."""
+    if term.startswith(("-", "~", "?")):
+        return False
+    bare = term.lstrip(QUALIFIERS)
+    name = _name_of(bare)
+    if name == "all":
+        return True
+    if name in {"ip4", "ip6"}:
+        try:
+            network = ipaddress.ip_network(bare[4:], strict=False)
+        except ValueError:
+            return False
+        return network.prefixlen <= (_STRANGERS_V4 if network.version == 4 else _STRANGERS_V6)  # noqa: PLR2004
+    if name in {"a", "mx"} and (match := _DUAL_CIDR.fullmatch(bare)):
+        return int(match["v4"] or 32) <= _STRANGERS_V4 or int(match["v6"] or 128) <= _STRANGERS_V6
+    return False
+
+
+def _stranger(term: str, subject: str) -> Finding:
+    return _finding(
+        subject,
+        "spf-strangers",
+        f"{term} authorises strangers",
+        "networks of your own senders, such as ip4:192.0.2.0/24",
+        why="anybody with an address there can send mail that passes SPF for this domain",
+        fix="name the single hosts or the small network that really sends",
+    )
+
+
+def _finding(subject: str, identifier: str, found: str, expected: str, *, why: str, fix: str) -> Finding:
+    return Finding(
+        severity="error", id=identifier, subject=subject, expected=expected, found=found, why=why, fix=fix
+    )
