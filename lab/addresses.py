@@ -95,6 +95,11 @@ class Plan:
         return self.address(25)
 
     @property
+    def colleagues(self) -> Pair:
+        """The mail exchanger of a second party that is not the judge."""
+        return self.address(26)
+
+    @property
     def resolver(self) -> Pair:
         """The validating resolver."""
         return self.address(53)
@@ -112,7 +117,7 @@ class Plan:
     @property
     def services(self) -> tuple[Pair, ...]:
         """All addresses of the guest that runs the lab's services."""
-        return (self.resolver, self.ns1, self.ns2, self.acme, self.api, self.receiver)
+        return (self.resolver, self.ns1, self.ns2, self.acme, self.api, self.receiver, self.colleagues)
 
     @property
     def uplink_machine(self) -> Pair:

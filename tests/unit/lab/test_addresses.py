@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import pairwise
 
 import pytest
 
@@ -43,9 +44,9 @@ def test_no_two_labs_and_no_uplink_overlap() -> None:
 
     assert len(networks) == len(set(networks)) == 4 * len(EVERY)
     ipv4 = sorted(network for network in networks if network.version == 4)
-    assert all(not a.overlaps(b) for a, b in zip(ipv4, ipv4[1:], strict=False))
+    assert all(not a.overlaps(b) for a, b in pairwise(ipv4))
     ipv6 = sorted(network for network in networks if network.version == 6)
-    assert all(not a.overlaps(b) for a, b in zip(ipv6, ipv6[1:], strict=False))
+    assert all(not a.overlaps(b) for a, b in pairwise(ipv6))
 
 
 @pytest.mark.parametrize("plan", [DEFAULT, EVERY[13], EVERY[200]], ids=lambda plan: plan.name)
