@@ -1,0 +1,249 @@
+"""What a host must be before we touch it: a pure judge over the facts that facts.py read; no I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+from standards.finding import Finding, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from components.settings import HostSettings
+
+    Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SupportedOs:
+    """An operating system our scripts are tested for, as /etc/os-release names it."""
+
+    id: str
+    version: str
+    name: str
+
+
+SUPPORTED = (
+    SupportedOs("debian", "12", "Debian 12"),
+    SupportedOs("debian", "13", "Debian 13"),
+    SupportedOs("ubuntu", "22.04", "Ubuntu 22.04"),
+    SupportedOs("ubuntu", "24.04", "Ubuntu 24.04"),
+    SupportedOs("ubuntu", "26.04", "Ubuntu 26.04"),
+)
+CLOCK_TOLERANCE = 60  # seconds
+DISK_MB = 500
+MEMORY_MB = 256
+PYTHON = (3, 10)  # what Ubuntu 22.04 has
+PORTS = {25: "SMTP", 465: "submission over TLS", 587: "submission"}
+OUR_PROGRAM = "/usr/local/lib/mailroom/chasquid/"
+# RFC 1918 and RFC 6598; `is_private` would also count documentation addresses.
+TRANSLATED = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+# Packages that provide `mail-transport-agent` and never listen: they hand local mail to another server.
+SEND_ONLY = frozenset({"dma", "esmtp-run", "lsb-invalid-mta", "msmtp-mta", "nullmailer", "ssmtp"})
+
+
+def judge(facts: Facts, host: HostSettings, now: float) -> list[Finding]:
+    """Every reason why `host` does not fit, and notes; `now` is the operator's clock when the facts arrived."""
+    return [
+        *_operating_system(facts, host),
+        *_rights(facts, host),
+        *_clock(facts, host, now),
+        *_room(facts, host),
+        *_mail_servers(facts, host),
+        *_ports(facts, host),
+        *_address(facts, host, host.ipv4),
+        *_address(facts, host, host.ipv6),
+        *_package_manager(facts, host),
+    ]
+
+
+def _finding(host: HostSettings, severity: Severity, check: str, **text: str) -> Finding:
+    address = str(host.ipv4 or host.ipv6)
+    return Finding(severity=severity, id=f"host-{check}", subject=f"{host.name} ({address})", **text)
+
+
+def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    """The release, its architecture and its init system."""
+    if not any((facts["os_id"], facts["os_version"]) == (known.id, known.version) for known in SUPPORTED):
+        yield _finding(
+            host,
+            "error",
+            "os",
+            expected=", ".join(known.name for known in SUPPORTED),
+            found=f"runs {facts['os_name'] or 'an operating system without /etc/os-release'}",
+            why="packages, paths and service names differ between releases; these are the ones we test",
+            fix="reinstall the host with one of them, or wait if the provider is still installing it",
+        )
+        return  # what follows would only restate it
+    if facts["arch"] != host.arch:
+        yield _finding(
+            host,
+            "error",
+            "arch",
+            expected=f"{host.arch}, as `arch` of this host says",
+            found=f"its architecture is {facts['arch']}",
+            why="the mail server is uploaded as a binary for one architecture",
+            fix=f"set `arch: {facts['arch']}` for this host in mailroom:hosts (amd64 and arm64 are possible)",
+        )
+    if not facts["systemd"]:
+        yield _finding(
+            host,
+            "error",
+            "systemd",
+            expected="systemd as init (the directory /run/systemd/system)",
+            found="systemd is not running",
+            why="the mail server and the certificate renewal are systemd units",
+            fix="use a full virtual machine instead of an application container",
+        )
+    if tuple(map(int, str(facts["python"]).split(".")[:2])) < PYTHON:
+        yield _finding(
+            host,
+            "error",
+            "python",
+            expected=f"python3 {PYTHON[0]}.{PYTHON[1]} or newer, as every supported release ships",
+            found=f"python3 is {facts['python']}",
+            why="our host scripts run with the host's own python3",
+            fix="point /usr/bin/python3 back at the distribution's: apt-get install --reinstall python3-minimal",
+        )
+
+
+def _rights(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    if not facts["root"] and not facts["sudo"]:
+        yield _finding(
+            host,
+            "error",
+            "rights",
+            expected="user root, or a user for whom `sudo -n true` works",
+            found=f"user {facts['user']} is neither root nor allowed to use sudo without a password",
+            why="packages, services and ports below 1024 need root",
+            fix=f"as root: echo '{facts['user']} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{facts['user']}",
+        )
+
+
+def _clock(facts: Facts, host: HostSettings, now: float) -> Iterator[Finding]:
+    ahead = facts["time"] - now
+    if abs(ahead) > CLOCK_TOLERANCE:
+        yield _finding(
+            host,
+            "error",
+            "clock",
+            expected=f"within {CLOCK_TOLERANCE} s of this machine's clock",
+            found=f"its clock is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}",
+            why="certificates, DKIM signatures and Date headers are judged by the receiver's clock",
+            fix="on the host: timedatectl set-ntp true (and compare this machine's clock with `date -u`)",
+        )
+
+
+def _room(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    if facts["disk_free_mb"] < DISK_MB:
+        yield _finding(
+            host,
+            "error",
+            "disk",
+            expected=f"at least {DISK_MB} MB free on /",
+            found=f"{facts['disk_free_mb']} MB are free",
+            why="packages, two versions of the mail server and the mail queue live there",
+            fix="free some space (apt-get clean, journalctl --vacuum-size=100M) or take a larger disk",
+        )
+    if facts["memory_mb"] is not None and facts["memory_mb"] < MEMORY_MB:
+        yield _finding(
+            host,
+            "error",
+            "memory",
+            expected=f"at least {MEMORY_MB} MB",
+            found=f"it has {facts['memory_mb']} MB of memory",
+            why="apt and the mail server would be killed by the kernel",
+            fix="take a larger machine",
+        )
+
+
+def _holders(facts: Facts) -> dict[str, list[int]]:
+    """Name of a foreign process -> the mail ports it holds."""
+    found: dict[str, set[int]] = {}
+    for listener in facts["listeners"] or []:
+        if not str(listener["exe"] or "").startswith(OUR_PROGRAM):
+            found.setdefault(listener["process"] or "an unknown process", set()).add(listener["port"])
+    return {process: sorted(ports) for process, ports in sorted(found.items())}
+
+
+def _mail_servers(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    for package in facts["mtas"] or []:
+        if package in SEND_ONLY:
+            continue
+        yield _finding(
+            host,
+            "error",
+            "foreign-mta",
+            expected="no other mail server (send-only ones such as msmtp-mta or dma may stay)",
+            found=f"the mail server {package} is installed",
+            why="it holds port 25 now or takes it at the next boot",
+            fix=f"save its mail if there is any, then on the host: apt-get purge {package}",
+        )
+
+
+def _ports(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    if facts["listeners"] is None:
+        yield _finding(
+            host,
+            "error",
+            "ports",
+            expected="the command `ss`",
+            found="`ss` is missing, so nobody can say who holds ports 25, 465 and 587",
+            why="our mail server needs these ports",
+            fix="on the host: apt-get install iproute2",
+        )
+    for process, ports in _holders(facts).items():
+        held = ", ".join(f"{port} ({PORTS[port]})" for port in ports)
+        yield _finding(
+            host,
+            "error",
+            "ports",
+            expected="ports 25, 465 and 587 free, or held by the chasquid of this project",
+            found=f"{process} listens on {held}",
+            why="our mail server needs these ports",
+            fix=f"find it with `ss -ltnp 'sport = :{ports[0]}'`, stop and remove it",
+        )
+
+
+def _address(facts: Facts, host: HostSettings, wanted: str | None) -> Iterator[Finding]:
+    """Whether an address of the settings is on an interface; behind 1:1 NAT a public IPv4 address is not."""
+    if wanted is None or facts["addresses"] is None:
+        return
+    version = ip_address(wanted).version
+    own = [ip_address(text) for group in facts["addresses"].values() for text in group]
+    family = [address for address in own if address.version == version]
+    if ip_address(wanted) in family:
+        return
+    seen = ", ".join(map(str, family)) or "none"
+    behind_nat = version == 4 and family and all(_is_behind_nat(address) for address in family)  # noqa: PLR2004
+    yield _finding(
+        host,
+        "note" if behind_nat else "error",
+        f"ipv{version}",
+        expected=f"{wanted} on one of its interfaces",
+        found=f"its IPv{version} addresses are: {seen}",
+        why="mail leaves from an address of the host, and A/AAAA, PTR and SPF must name exactly that one",
+        fix=f"make sure that the provider translates {seen} to {wanted} in both directions, all ports"
+        if behind_nat
+        else f"correct `ipv{version}` in mailroom:hosts, or give the interface this address",
+    )
+
+
+def _is_behind_nat(address: IPv4Address | IPv6Address) -> bool:
+    return any(address in network for network in TRANSLATED)
+
+
+def _package_manager(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    if facts["apt_lock"] is not None:
+        holder = facts["apt_lock"]
+        yield _finding(
+            host,
+            "note",
+            "apt-lock",
+            expected="nobody installs packages at the same time",
+            found=f"{holder['process'] or 'a process'} (pid {holder['pid']}) holds the lock of dpkg",
+            why="often unattended-upgrades right after the first boot",
+            fix="nothing to do: the installation waits for it",
+        )
