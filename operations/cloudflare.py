@@ -1,0 +1,214 @@
+"""A small read-only client of the Cloudflare v4 API; records are written by Pulumi, never from here."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from standards.finding import Finding, Problems
+
+if TYPE_CHECKING:
+    from email.message import Message
+    from http.client import HTTPResponse
+
+API = "https://api.cloudflare.com/client/v4"
+TOKEN_KEY = "cloudflare:apiToken"  # noqa: S105  (the name of a setting)
+MALFORMED_TOKEN = frozenset({6003, 6111})
+REFUSED_TOKEN = frozenset({9103, 9106, 9109, 10000})
+NO_SUCH_ZONE = frozenset({1001, 7000, 7003})
+SERVED_STATES = frozenset({"active", None})
+PER_PAGE = 100
+TIMEOUT_SECONDS = 20
+ATTEMPTS = 4
+LONGEST_PAUSE = 30.0
+
+
+class ApiError(Exception):
+    """An answer that is no success; the text never holds the token."""
+
+    def __init__(self, status: int, code: int | None, message: str) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        super().__init__(f"{status}/{code}: {message}" if code else f"{status}: {message}")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the token to wherever it points."""
+
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One zone, seen with one token; `base_url` is the API's when None."""
+
+    token: str = field(repr=False)
+    zone_id: str
+    base_url: str | None = None
+
+    def verify(self, domain: str) -> list[Finding]:
+        """What keeps token and zone id from serving `domain`; one clear finding each, empty when fine."""
+        try:
+            zone = self._get("")["result"]
+        except ApiError as error:
+            return [self._explain(error, domain)]
+        except OSError as error:
+            return [self._unreachable(error)]
+        name = str(zone["name"]).lower()
+        if domain != name and not domain.endswith(f".{name}"):
+            return [self._other_zone(domain, name)]
+        if zone.get("status") not in SERVED_STATES:
+            return [self._not_served(name, str(zone["status"]))]
+        return []
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every DNS record of the zone; raises `Problems` when the API stops answering."""
+        found: list[dict[str, Any]] = []
+        try:
+            for page in range(1, 1000):
+                query = urllib.parse.urlencode({"page": page, "per_page": PER_PAGE})
+                answer = self._get(f"/dns_records?{query}")
+                found += answer["result"]
+                last = (answer.get("result_info") or {}).get("total_pages")
+                if not answer["result"] or (last is not None and page >= last):
+                    break
+        except ApiError as error:
+            finding = self._explain(error, "its records")
+            raise Problems("the zone's records could not be read", [finding]) from None
+        except OSError as error:
+            raise Problems("the zone's records could not be read", [self._unreachable(error)]) from None
+        return found
+
+    def _get(self, path: str) -> dict[str, Any]:
+        """The answer to one request; asked again when the API is busy, as its own client does."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._ask(path)
+            except urllib.error.HTTPError as error:
+                with error:
+                    last = attempt == ATTEMPTS - 1
+                    if last or not _worth_retrying(error.code, error.headers):
+                        raise _api_error(error.code, error.read()) from None
+                    pause = _pause(attempt, error.headers)
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        base = (self.base_url or API).rstrip("/")
+        request = urllib.request.Request(  # noqa: S310  (the address is a validated setting)
+            f"{base}/zones/{urllib.parse.quote(self.zone_id)}{path}",
+            headers={"Authorization": f"Bearer {self.token}", "Accept": "application/json"},
+        )
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        if self.base_url:  # an own API stands near by: a proxy for the Internet does not know it
+            handlers.append(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(*handlers)
+        response: HTTPResponse
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+            return _parse(response.status, response.read())
+
+    def _explain(self, error: ApiError, domain: str) -> Finding:
+        if error.code in MALFORMED_TOKEN:
+            return self._bad_token("cloudflare.token-malformed", f"no token at all ({error})")
+        if error.code in REFUSED_TOKEN or error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            found = f"the API refuses it for zone {self.zone_id} ({error})"
+            return self._bad_token("cloudflare.token-refused", found)
+        if error.code in NO_SUCH_ZONE or error.status == HTTPStatus.NOT_FOUND:
+            return _zone_finding(
+                "cloudflare.no-such-zone",
+                domain,
+                found=f"{self.zone_id}: this token sees no such zone ({error})",
+            )
+        return self._unreachable(error)
+
+    def _bad_token(self, finding_id: str, found: str) -> Finding:
+        return Finding(
+            severity="error",
+            id=finding_id,
+            subject=TOKEN_KEY,
+            expected="an API token (not the global key) that may Zone:DNS:Edit and Zone:Zone:Read here",
+            found=found,
+            why="without it no record can be read or written",
+            fix="make one under My Profile > API Tokens > Edit zone DNS, then: "
+            f"pulumi config set --secret {TOKEN_KEY}",
+        )
+
+    def _other_zone(self, domain: str, name: str) -> Finding:
+        return _zone_finding("cloudflare.other-zone", domain, found=f"{self.zone_id} is the zone of {name}")
+
+    def _not_served(self, name: str, status: str) -> Finding:
+        return Finding(
+            severity="error",
+            id="cloudflare.zone-not-active",
+            subject=f"zone {name}",
+            expected="status active",
+            found=f"status {status}",
+            why="Cloudflare's name servers do not serve the zone, so nobody would see our records",
+            fix="set Cloudflare's name servers for it at the registrar and wait until it is active",
+        )
+
+    def _unreachable(self, error: Exception) -> Finding:
+        reason = getattr(error, "reason", None) or error
+        return Finding(
+            severity="error",
+            id="cloudflare.unreachable",
+            subject=self.base_url or API,
+            expected="an answer of the Cloudflare v4 API",
+            found=f"{reason}",
+            why="the zone cannot be read, so nothing is written to it",
+            fix="run again; check the network (and cloudflare:baseUrl when it is set)",
+        )
+
+
+def _zone_finding(finding_id: str, domain: str, *, found: str) -> Finding:
+    return Finding(
+        severity="error",
+        id=finding_id,
+        subject=f"mailroom:domains[{domain}].zoneId",
+        expected=f"the id of the zone of {domain}: 32 hex digits, e.g. 0123456789abcdef0123456789abcdef",
+        found=found,
+        why="our records would go to another zone, or nowhere",
+        fix=f"copy the Zone ID from the overview page of {domain} in the Cloudflare dashboard; "
+        "the token must cover that zone",
+    )
+
+
+def _parse(status: int, body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        raise ApiError(status, None, "the answer is not JSON: is this the Cloudflare API?") from None
+    if not isinstance(answer, dict) or not answer.get("success"):
+        raise _api_error(status, body)
+    return answer
+
+
+def _api_error(status: int, body: bytes) -> ApiError:
+    try:
+        first = json.loads(body)["errors"][0]
+        return ApiError(status, int(first["code"]), str(first["message"]))
+    except (ValueError, LookupError, TypeError):
+        return ApiError(status, None, HTTPStatus(status).phrase if status in set(HTTPStatus) else "an error")
+
+
+def _worth_retrying(status: int, headers: Message) -> bool:
+    wish = headers.get("x-should-retry")
+    if wish in ("true", "false"):
+        return bool(wish == "true")
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _pause(attempt: int, headers: Message) -> float:
+    try:
+        asked = float(headers["Retry-After"])
+    except (TypeError, ValueError):
+        asked = 0.5 * 2.0**attempt
+    return min(max(asked, 0.0), LONGEST_PAUSE)

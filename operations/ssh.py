@@ -1,0 +1,302 @@
+"""One command on a host over a pinned SSH connection; what the commands do belongs to their owners."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from standards.finding import Finding, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    import asyncssh
+
+    _Keys = Sequence[asyncssh.SSHKey | asyncssh.SSHKeyPair]
+
+CONNECT_SECONDS = 10.0
+PAUSE_SECONDS = 1.0
+ED25519 = "ssh-ed25519"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to log in, as whom, and the ed25519 key that must answer there."""
+
+    address: str
+    port: int
+    user: str
+    host_key: str
+    private_key: str | None = field(default=None, repr=False)
+    sudo: bool = False
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left behind."""
+
+    exit_status: int
+    stdout: str
+    stderr: str
+
+
+class _NotYet(Exception):  # noqa: N818  (a host that boots is no error)
+    """The host may answer later; carries what to say if it does not."""
+
+    def __init__(self, finding: Finding) -> None:
+        self.finding = finding
+        super().__init__(finding.found)
+
+
+def run(
+    target: Target,
+    command: str,
+    input: str | None = None,  # noqa: A002  (as subprocess.run calls it)
+    timeout: float = 60,
+    *,
+    wait: float = 0,
+) -> Completed:
+    """Run `command` (a shell line) with `input` on its stdin; root's rights by sudo when the target says so.
+
+    A host that does not answer is tried once, or for `wait` seconds. Raises `Problems` when there is no
+    connection, no login, or no end within `timeout` seconds; a command's own failure is in `Completed`.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            return asyncio.run(_run_once(target, command, input, timeout))
+        except _NotYet as reason:
+            if time.monotonic() - started + PAUSE_SECONDS >= wait:
+                tried = time.monotonic() - started
+                raise _problem(_still_not(reason.finding, tried)) from None
+        time.sleep(PAUSE_SECONDS)
+
+
+async def _run_once(target: Target, command: str, input_: str | None, timeout: float) -> Completed:
+    import asyncssh
+
+    async with _keys(target) as (keys, tried), await _connect(target, keys, tried) as connection:
+        try:
+            done = await connection.run(_with_rights(target, command), input=input_ or "", timeout=timeout)
+        except asyncssh.TimeoutError:
+            raise _problem(_too_slow(target, command, timeout)) from None
+        except (asyncssh.Error, OSError) as error:
+            raise _problem(_broken(target, error)) from None
+    result = Completed(
+        exit_status=done.returncode if done.returncode is not None else -1,
+        stdout=str(done.stdout or ""),
+        stderr=str(done.stderr or ""),
+    )
+    if target.sudo and result.exit_status and result.stderr.startswith("sudo: "):
+        raise _problem(_no_sudo(target, result.stderr))
+    return result
+
+
+def _with_rights(target: Target, command: str) -> str:
+    return f"sudo -n -- sh -c {shlex.quote(command)}" if target.sudo else command
+
+
+async def _connect(target: Target, keys: _Keys, tried: str) -> asyncssh.SSHClientConnection:
+    import asyncssh
+
+    pinned = asyncssh.import_public_key(target.host_key)
+    offered: list[asyncssh.SSHKey] = []
+
+    class Client(asyncssh.SSHClient):
+        def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+            offered.append(key)
+            return False
+
+    try:
+        return await asyncssh.connect(
+            target.address,
+            target.port,
+            username=target.user,
+            client_factory=Client,
+            client_keys=keys or None,
+            agent_path=None,
+            config=None,
+            known_hosts=([pinned], [], []),
+            server_host_key_algs=[ED25519],
+            preferred_auth="publickey",
+            connect_timeout=CONNECT_SECONDS,
+            keepalive_interval=15,
+        )
+    except asyncssh.HostKeyNotVerifiable:
+        raise _problem(_wrong_key(target, pinned, offered[0])) from None
+    except asyncssh.KeyExchangeFailed as error:
+        raise _problem(_no_ed25519(target, error)) from None
+    except asyncssh.PermissionDenied:
+        raise _problem(_refused_login(target, tried)) from None
+    except ConnectionRefusedError:
+        raise _NotYet(_refused(target)) from None
+    except (asyncssh.Error, OSError) as error:
+        raise _NotYet(_no_answer(target, error)) from None
+
+
+@asynccontextmanager
+async def _keys(target: Target) -> AsyncIterator[tuple[_Keys, str]]:
+    """The keys to log in with, and how to call them; the files in ~/.ssh are nobody's choice here."""
+    import asyncssh
+
+    path = os.environ.get("SSH_AUTH_SOCK")
+    if target.private_key:
+        key = _private_key(target.private_key)
+        yield [key], f"mailroom:sshPrivateKey ({key.get_fingerprint()})"
+    elif not path:
+        yield [], "no key (neither mailroom:sshPrivateKey nor an agent at SSH_AUTH_SOCK)"
+    else:
+        try:
+            agent = await asyncssh.connect_agent(path)
+        except OSError as error:
+            yield [], f"no key (no agent answers at SSH_AUTH_SOCK: {_one_line(error)})"
+            return
+        async with agent:
+            keys = list(await agent.get_keys())
+            yield keys, f"{len(keys)} key{'s' * (len(keys) != 1)} of the agent (SSH_AUTH_SOCK)"
+
+
+def _private_key(text: str) -> asyncssh.SSHKey:
+    import asyncssh
+
+    try:
+        return asyncssh.import_private_key(text)
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise _problem(_bad_private_key(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _problem(finding: Finding) -> Problems:
+    return Problems(f"no way into {finding.subject}", [finding])
+
+
+def _finding(target: Target, finding_id: str, *, expected: str, found: str, why: str, fix: str) -> Finding:
+    return Finding(
+        severity="error",
+        id=finding_id,
+        subject=str(target),
+        expected=expected,
+        found=found,
+        why=why,
+        fix=fix,
+    )
+
+
+def _still_not(finding: Finding, seconds: float) -> Finding:
+    found = f"{finding.found}; tried for {max(seconds, 1):.0f} s"
+    return Finding(**{**finding.__dict__, "found": found})
+
+
+def _no_answer(target: Target, error: Exception) -> Finding:
+    return _finding(
+        target,
+        "ssh.no-answer",
+        expected="an SSH server that answers there",
+        found=f"no answer from {target} ({_one_line(error)})",
+        why="the host is set up over SSH",
+        fix="check in the provider's console that the machine runs and has this address, that its SSH server "
+        f"listens on port {target.port} and that no firewall is in between; then run again",
+    )
+
+
+def _refused(target: Target) -> Finding:
+    return _finding(
+        target,
+        "ssh.refused",
+        expected="an SSH server that answers there",
+        found=f"the machine answers, but nothing listens on port {target.port} (connection refused)",
+        why="the host is set up over SSH",
+        fix="wait until it has booted, or set mailroom:hosts[..].ssh.port to the port of its SSH server",
+    )
+
+
+def _wrong_key(target: Target, pinned: asyncssh.SSHKey, offered: asyncssh.SSHKey) -> Finding:
+    return _finding(
+        target,
+        "ssh.wrong-host-key",
+        expected=f"host key {pinned.get_fingerprint()} (mailroom:hosts[..].hostKey)",
+        found=f"host key {offered.get_fingerprint()}",
+        why="another machine, a machine installed again, or somebody in between who would get our secrets",
+        fix="compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` in the provider's console; only "
+        f"when it is the same, set hostKey to: {offered.export_public_key().decode().strip()}",
+    )
+
+
+def _no_ed25519(target: Target, error: Exception) -> Finding:
+    return _finding(
+        target,
+        "ssh.no-ed25519",
+        expected="a host key of type ssh-ed25519 and current algorithms (OpenSSH 8 or newer)",
+        found=f"the server agrees to none of ours: {_one_line(error)}",
+        why="the pinned host key is an ed25519 one",
+        fix="on the host: `ssh-keygen -A`, no HostKeyAlgorithms that exclude ssh-ed25519, restart sshd",
+    )
+
+
+def _refused_login(target: Target, tried: str) -> Finding:
+    return _finding(
+        target,
+        "ssh.login-refused",
+        expected=f"a login as {target.user} with a key",
+        found=f"the host refuses {target.user}; offered: {tried}",
+        why="the host is set up over SSH",
+        fix=f"put your public key into ~{target.user}/.ssh/authorized_keys on the host and the private key "
+        "into your agent (`ssh-add`) or mailroom:sshPrivateKey; or set mailroom:hosts[..].ssh.user",
+    )
+
+
+def _bad_private_key(error: Exception) -> Finding:
+    return Finding(
+        severity="error",
+        id="ssh.private-key",
+        subject="mailroom:sshPrivateKey",
+        expected="an unencrypted private key: -----BEGIN OPENSSH PRIVATE KEY----- ...",
+        found=f"a key that cannot be read ({_one_line(error)})",
+        why="without it there is no login",
+        fix="`pulumi config set --secret mailroom:sshPrivateKey < keyfile`; unset, the agent is used",
+    )
+
+
+def _no_sudo(target: Target, stderr: str) -> Finding:
+    return _finding(
+        target,
+        "ssh.no-sudo",
+        expected=f"sudo without a password for {target.user}",
+        found=stderr.strip().splitlines()[0],
+        why="another user than root works through sudo",
+        fix=f"write `{target.user} ALL=(ALL) NOPASSWD: ALL` into /etc/sudoers.d/mailroom there, or use root",
+    )
+
+
+def _too_slow(target: Target, command: str, timeout: float) -> Finding:
+    return _finding(
+        target,
+        "ssh.too-slow",
+        expected=f"`{command[:60]}` to end within {timeout:.0f} s",
+        found="it still runs",
+        why="the connection was closed; what the command did so far stays",
+        fix="look at the load of the host and run again",
+    )
+
+
+def _broken(target: Target, error: Exception) -> Finding:
+    return _finding(
+        target,
+        "ssh.broken",
+        expected="a connection that holds until the command ends",
+        found=f"it broke: {_one_line(error)}",
+        why="how far the command came is unknown",
+        fix="check that the host runs, then run again",
+    )
