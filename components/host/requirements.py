@@ -45,7 +45,7 @@ SEND_ONLY = frozenset({"dma", "esmtp-run", "lsb-invalid-mta", "msmtp-mta", "null
 
 
 def judge(facts: Facts, host: HostSettings, now: float) -> list[Finding]:
-    """Every reason why `host` does not fit, and notes; `now` is the operator's clock when the facts arrived."""
+    """Every reason why `host` does not fit, and notes; `now` is the operator's clock on arrival."""
     return [
         *_operating_system(facts, host),
         *_rights(facts, host),
@@ -105,7 +105,7 @@ def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
             expected=f"python3 {PYTHON[0]}.{PYTHON[1]} or newer, as every supported release ships",
             found=f"python3 is {facts['python']}",
             why="our host scripts run with the host's own python3",
-            fix="point /usr/bin/python3 back at the distribution's: apt-get install --reinstall python3-minimal",
+            fix="restore the distribution's: apt-get install --reinstall python3-minimal",
         )
 
 

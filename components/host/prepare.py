@@ -1,0 +1,221 @@
+#!/usr/bin/python3
+"""Prepares the operating system: missing packages, the service's user and data directory; no mail software.
+
+Payload: {"packages": ["certbot", ...]}. A package that is installed is left at its version, none is removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import grp
+import os
+import pwd
+import shutil
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from components.host import hostlib
+else:
+    import hostlib
+
+USER = "chasquid"
+DATA = Path("/var/lib/chasquid")
+LOG = Path("/var/log/mailroom/apt.log")
+DPKG = Path("/var/lib/dpkg")
+LOCKS = (
+    DPKG / "lock-frontend",
+    DPKG / "lock",
+    Path("/var/lib/apt/lists/lock"),  # apt's own Lock::Timeout does not cover the lists
+    Path("/var/cache/apt/archives/lock"),
+)
+LOCK_LIMIT = 300  # seconds; a first boot's unattended-upgrades takes minutes
+APT_LIMIT = 600  # seconds for one run of apt-get
+PAUSES = (5, 20)  # seconds before the second and the third attempt
+# What a mirror in the middle of an update, a resolver that just woke up or a lost lock make apt say.
+TRANSIENT = (
+    "Could not get lock",
+    "Failed to fetch",
+    "Hash Sum mismatch",
+    "Some index files failed",
+    "Temporary failure resolving",
+    "Unable to connect",
+    "Unable to locate package",
+)
+APT_OPTIONS = (
+    "-q",
+    "-y",
+    f"-oDPkg::Lock::Timeout={LOCK_LIMIT}",
+    "-oDpkg::Use-Pty=0",  # no progress bar
+    "-oDpkg::Options::=--force-confdef",
+    "-oDpkg::Options::=--force-confold",
+    "-oAcquire::Retries=3",
+)
+SHOWN_LINES = 15
+SHOWN_WIDTH = 300
+
+
+def main() -> None:
+    """Bring the host to the wanted state and say what changed."""
+    packages = hostlib.read_payload()["packages"]
+    changes = repair_interrupted() + install(missing(packages)) + service_user() + data_directory()
+    hostlib.finish(changes)
+
+
+def missing(packages: Sequence[str]) -> list[str]:
+    """Those of `packages` that are not fully installed."""
+    form = "${Package}\t${db:Status-Abbrev}\n"
+    answer = hostlib.run(["dpkg-query", "-W", "-f", form, *packages])  # fails when one is unknown
+    rows = [line.split("\t") for line in answer.stdout.splitlines()]
+    installed = {name for name, status in rows if status.startswith("ii")}
+    return [name for name in packages if name not in installed]
+
+
+def repair_interrupted() -> list[str]:
+    """Finish what a killed dpkg left behind; apt refuses to work before that."""
+    if not is_interrupted():
+        return []
+    wait_for_locks()
+    if not is_interrupted():  # it was only busy
+        return []
+    logged(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"])
+    if is_interrupted():  # half unpacked: needs its archive again
+        logged(["apt-get", "update", *APT_OPTIONS])
+        logged(["apt-get", "install", "--fix-broken", *APT_OPTIONS])
+    if is_interrupted():
+        give_up("packages are half installed and `dpkg --configure -a` does not finish them")
+    return ["finished an interrupted installation of packages"]
+
+
+def is_interrupted() -> bool:
+    """Whether dpkg reports packages in a state between states, or has a journal to replay."""
+    journal = any(entry.name.isdigit() for entry in (DPKG / "updates").iterdir())
+    return journal or bool(hostlib.run(["dpkg", "--audit"]).stdout.strip())
+
+
+def install(packages: Sequence[str]) -> list[str]:
+    """Install all of `packages` in one transaction, trying again after passing troubles."""
+    if not packages:
+        return []
+    for pause in (*PAUSES, None):
+        start = LOG.stat().st_size if LOG.exists() else 0
+        wait_for_locks()
+        logged(["apt-get", "update", *APT_OPTIONS])
+        done = logged(
+            ["apt-get", "install", "--no-install-recommends", "--no-remove", *APT_OPTIONS, *packages]
+        )
+        if done and not missing(packages):
+            return [f"installed {' '.join(packages)}"]
+        said = LOG.read_bytes()[start:].decode(errors="replace")
+        if pause is None or not any(sign in said for sign in TRANSIENT):
+            break
+        time.sleep(pause)
+    return give_up(f"apt-get could not install {' '.join(packages)}")
+
+
+def wait_for_locks() -> None:
+    """Wait until nobody else installs packages; the limit is ours, as apt's covers one lock of four."""
+    end = time.monotonic() + LOCK_LIMIT
+    while holders := [pid for path in LOCKS if (pid := lock_holder(path))]:
+        if time.monotonic() > end:
+            comm = Path(f"/proc/{holders[0]}/comm")
+            name = comm.read_text().strip() if comm.exists() else "a process"
+            hostlib.fail(
+                f"{name} (pid {holders[0]}) holds the package manager's lock for more than {LOCK_LIMIT} s",
+                "a free lock, as after unattended-upgrades is done",
+                f"look at it with `ps {holders[0]}` on the host and run again when it has ended",
+            )
+        time.sleep(1)
+
+
+def lock_holder(path: Path) -> int:
+    """Pid that holds a lock file, or 0; asked for with F_GETLK, which locks nothing."""
+    layout = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+    try:
+        with path.open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, fcntl.F_WRLCK, 0, 0, 0, 0))
+    except FileNotFoundError:
+        return 0
+    kind, _, _, _, pid = struct.unpack(layout, answer)
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def logged(argv: Sequence[str]) -> bool:
+    """Run a package command with its output in the log alone; says whether it succeeded."""
+    LOG.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_MODE": "l", "LC_ALL": "C"}
+    with os.fdopen(os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640), "w") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {' '.join(argv)}\n")
+        log.flush()
+        try:
+            return (
+                subprocess.run(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    check=False,
+                    timeout=APT_LIMIT,
+                ).returncode
+                == 0
+            )
+        except subprocess.TimeoutExpired:
+            log.write(f"--- stopped after {APT_LIMIT} s\n")
+            return False
+
+
+def give_up(what: str) -> list[str]:
+    """Fail with the last lines of the log, each short enough for a terminal."""
+    lines = LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
+    shown = "\n".join(f"  {line[:SHOWN_WIDTH]}" for line in lines)
+    return hostlib.fail(
+        what,
+        "apt-get ending without an error",
+        f"read {LOG} on the host, solve it there and run again; it ends with:\n{shown}",
+    )
+
+
+def service_user() -> list[str]:
+    """The system user and group the mail server runs as."""
+    changes = []
+    if USER not in {group.gr_name for group in grp.getgrall()}:
+        checked(["groupadd", "--system", USER])
+        changes.append(f"added group {USER}")
+    if USER not in {user.pw_name for user in pwd.getpwall()}:
+        shell = "/usr/sbin/nologin"
+        home = ["--home-dir", str(DATA), "--no-create-home"]
+        checked(["useradd", "--system", "--gid", USER, *home, "--shell", shell, USER])
+        changes.append(f"added user {USER}")
+    return changes
+
+
+def data_directory() -> list[str]:
+    """The mail server's own directory: queue and caches, for nobody else."""
+    wanted = (0o750, USER, USER)
+    if DATA.is_dir() and (DATA.stat().st_mode & 0o7777, DATA.owner(), DATA.group()) == wanted:
+        return []
+    DATA.mkdir(mode=0o750, parents=True, exist_ok=True)
+    DATA.chmod(0o750)
+    shutil.chown(DATA, USER, USER)
+    return [f"made {DATA}"]
+
+
+def checked(argv: Sequence[str]) -> None:
+    """Run a command that must succeed."""
+    answer = hostlib.run(argv)
+    if answer.returncode:
+        hostlib.fail(
+            f"`{' '.join(argv)}` failed: {answer.stderr.strip()[:SHOWN_WIDTH]}",
+            "an account database that can be written",
+            "run it by hand on the host (a stale /etc/passwd.lock or /etc/group.lock is the usual cause)",
+        )
+
+
+if __name__ == "__main__":
+    main()
