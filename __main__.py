@@ -1,0 +1,31 @@
+"""The program of every stack: its settings become one MailServer, and the stack's outputs."""
+
+from __future__ import annotations
+
+import json
+
+import pulumi
+
+from components.mail_server import MailServer, MailServerArgs
+from components.outputs import outputs
+from components.settings import Settings
+from standards.finding import Problems
+
+
+def read(key: str) -> object | None:
+    """One value of the stack's configuration: parsed where it is a list or a mapping, else its text."""
+    namespace, _, name = key.partition(":")
+    text = pulumi.Config(namespace).get(name)
+    if text is None or not text.startswith(("[", "{")):
+        return text
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+try:
+    settings = Settings.load(read, pulumi.get_stack())
+except Problems as problems:
+    raise pulumi.RunError(str(problems)) from None
+
+server = MailServer("mailroom", MailServerArgs(settings=settings))
+for name, value in outputs(settings, server).items():
+    pulumi.export(name, value)

@@ -1,0 +1,174 @@
+"""MailServer: puts the parts together in their four waves (gates, identity, service, mail); owns no resource itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+
+from components.certificates import Certificate, CertificateArgs
+from components.chasquid import Chasquid, ChasquidArgs, Users
+from components.dkim import DkimKey
+from components.dns import DnsArgs, HostDns, MailDns, Propagated, ZoneGate
+from components.host import Host, HostArgs
+from components.reverse_dns import ReverseDns, ReverseDnsArgs
+from standards import ownership
+from standards.records import Record, wanted_records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from components.settings import HostSettings, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MailServerArgs:
+    """Everything a stack says, validated."""
+
+    settings: Settings
+
+
+class MailServer(pulumi.ComponentResource):
+    """Hosts that send for domains: DNS, certificates, keys and chasquid, in the order that keeps mail safe.
+
+    A DKIM key reaches a host only after its TXT record is visible at every authoritative server; MX and DMARC
+    come last, so a failed run attracts no mail.
+    """
+
+    values: list[tuple[Record, pulumi.Output[str]]]
+    gates: dict[str, pulumi.Output[str]]
+
+    def __init__(self, name: str, args: MailServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("mailroom:index:MailServer", name, None, opts)
+        self._settings = settings = args.settings
+        self._records = wanted_records(settings)
+
+        # Wave 1: gates, read-only. Everything waits for all of them.
+        zones = self._zone_gates()
+        hosts = {host.name: self._host(host, zones) for host in settings.hosts}
+        gates = [*zones, *(host.gate for host in hosts.values())]
+        self.gates = {name: host.gate.os for name, host in hosts.items()}
+
+        # Wave 2: addresses, then their names; keys, then their records; then all of it seen everywhere.
+        keys = {key: DkimKey(f"{key[0]}/dkim-key/{key[1]}", domain=key[0], selector=key[1], opts=self._child())
+                for key in self._dkim_keys()}  # fmt: skip
+        host_dns = [HostDns(host.name, self._dns("host", gates, host=host.name), self._child())
+                    for host in settings.hosts]  # fmt: skip
+        published = [record for dns in host_dns for record in dns.published]
+        reverse = [self._reverse_dns(host, published) for host in settings.hosts]
+        identity = [MailDns(f"{domain.name}/identity", self._dns("identity", gates, domain.name, keys=keys),
+                            self._child()) for domain in settings.domains]  # fmt: skip
+        propagated = self._propagated([*host_dns, *identity])
+
+        # Wave 3: the service. Wave 4: what attracts mail.
+        users = self._users()
+        ready = [propagated, *reverse]
+        services = [self._service(host, hosts[host.name], keys, users, ready) for host in settings.hosts]
+        mail = [MailDns(f"{domain.name}/mail", self._dns("mail", services, domain.name), self._child())
+                for domain in settings.domains]  # fmt: skip
+        self.values = [value for dns in (*host_dns, *identity, *mail) for value in dns.values]
+        self.register_outputs({})
+
+    def _child(self, depends_on: Sequence[pulumi.Resource] = ()) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=list(depends_on) or None)
+
+    def _zone_gates(self) -> list[pulumi.Resource]:
+        """One gate a zone that we write to; it is told every name and kind we want there."""
+        api = self._settings.cloudflare
+        names = {domain.zone_id: domain.name for domain in self._settings.domains}
+        zone_ids = dict.fromkeys([*names, *(record.zone_id for record in self._records)])
+        return [
+            ZoneGate(
+                f"{names.get(zone_id, zone_id)}/gate",
+                zone=names.get(zone_id, ""),
+                zone_id=zone_id,
+                wanted=ownership.claims(self._settings, self._records, zone_id),
+                stack=self._settings.stack,
+                token=pulumi.Output.secret(api.api_token.get_secret_value()),
+                base_url=api.base_url,
+                opts=self._child(),
+            )
+            for zone_id in zone_ids
+        ]
+
+    def _host(self, host: HostSettings, gates: Sequence[pulumi.Resource]) -> Host:
+        key = self._settings.ssh_private_key
+        private = pulumi.Output.secret(key.get_secret_value()) if key else None
+        return Host(host.name, HostArgs(settings=host, private_key=private, gates=gates), self._child())
+
+    def _dkim_keys(self) -> list[tuple[str, str]]:
+        return [record.dkim for record in self._records if record.dkim is not None and record.content is None]
+
+    def _dns(
+        self, wave: str, after: Sequence[pulumi.Resource], domain: str | None = None, **more: Any
+    ) -> DnsArgs:
+        owner = more.pop("host", None) or domain
+        records = [record for record in self._records if record.wave == wave and record.owner == owner]
+        return DnsArgs(records=records, stack=self._settings.stack, after=after, **more)
+
+    def _reverse_dns(self, host: HostSettings, published: Sequence[pulumi.Resource]) -> pulumi.Resource:
+        args = ReverseDnsArgs(
+            settings=host, resolver=self._settings.resolver, addresses_published=published
+        )
+        return ReverseDns(host.name, args, self._child()).checked
+
+    def _propagated(self, parts: Sequence[HostDns | MailDns]) -> Propagated:
+        return Propagated(
+            "identity/propagated",
+            records=[value for part in parts for value in part.values],
+            resolver=self._settings.resolver,
+            timeout=self._settings.propagation_timeout,
+            opts=self._child([record for part in parts for record in part.published]),
+        )
+
+    def _users(self) -> Users:
+        passwords = {
+            address: pulumi.Output.secret(password.get_secret_value())
+            for address, password in self._settings.passwords.items()
+        }
+        domains = [domain.name for domain in self._settings.domains if domain.mail != "none"]
+        return Users("users", domains=domains, passwords=passwords, opts=self._child())
+
+    def _service(
+        self,
+        settings: HostSettings,
+        host: Host,
+        keys: dict[tuple[str, str], DkimKey],
+        users: Users,
+        ready: Sequence[pulumi.Resource],
+    ) -> pulumi.Resource:
+        """Certificates and chasquid of one host; returns its uninstall resource, the last one before mail."""
+        names = certificate_names(self._settings, settings)
+        api_base = self._settings.cloudflare.base_url
+        certificate = Certificate(
+            settings.name,
+            CertificateArgs(host=host, names=names, acme=self._settings.acme, api_base=api_base, gates=ready),
+            self._child(),
+        )
+        chasquid = Chasquid(
+            settings.name,
+            ChasquidArgs(
+                settings=self._settings,
+                host_settings=settings,
+                host=host,
+                certificate=certificate,
+                certificate_names=names,
+                keys=keys,
+                users=users,
+                before_signing=ready,
+            ),
+            self._child(),
+        )
+        return host.uninstall(
+            f"{settings.name}/uninstall",
+            {"hostname": settings.name, "drain_seconds": self._settings.drain_timeout},
+            parent=self,
+            depends_on=[chasquid.serving, *ready],
+        )
+
+
+def certificate_names(settings: Settings, host: HostSettings) -> dict[str, list[str]]:
+    """The certificates of a host: its own name first, then D and *.D for each domain that asks for a wildcard."""
+    wildcards = [domain.name for domain in settings.domains if domain.certificate == "wildcard"]
+    return {host.name: [host.name], **{name: [name, f"*.{name}"] for name in wildcards}}
