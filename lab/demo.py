@@ -1,0 +1,114 @@
+"""The main job on this machine: lab, `pulumi up` of the dev stack, test messages, verdicts; and the way back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from operations import stacks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+STACK = "dev"
+HOST = "smtp.example.test"
+PORTS = (465, 587)
+
+
+class Failed(Exception):
+    """A step failed; it has said why itself."""
+
+
+def say(text: str) -> None:
+    """One line of progress, after whatever the steps printed."""
+    print(f"\n==> {text}", flush=True)
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> None:
+    """Run a step with its output shown; raises Failed."""
+    if subprocess.run(command, cwd=CHECKOUT, env=env, check=False).returncode:
+        raise Failed(" ".join(command[:4]))
+
+
+def lab(*arguments: str) -> None:
+    """Run the lab's own command."""
+    run(sys.executable, "-m", "lab", *arguments)
+
+
+def lab_status() -> dict[str, Any]:
+    """What `python -m lab status --json` prints."""
+    command = [sys.executable, "-m", "lab", "status", "--json"]
+    answer = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    return dict(json.loads(answer.stdout)) if answer.returncode == 0 else {"up": False}
+
+
+def pulumi(*arguments: str) -> None:
+    """Run the engine on the dev stack's backend."""
+    run(str(stacks.engine(CHECKOUT)), *arguments, env=stacks.environment(STACK))
+
+
+def up() -> None:
+    """Converge everything; a second run changes nothing."""
+    started = time.monotonic()
+    say("starting the small internet (lab)")
+    lab("up")
+    for address in _addresses():
+        lab("ptr", address, HOST)  # as a person would at the hosting provider
+    say("pulumi up, stack dev: the same program as production")
+    stacks.ensure(STACK)
+    stacks.recover(STACK)
+    pulumi("up", "--yes", "--skip-preview", "--stack", STACK, "--suppress-outputs")
+    receiver = lab_status()["receiver"]
+    for port in PORTS:
+        say(f"sending a test message through port {port}")
+        run(sys.executable, "-m", "scripts.send_test", "--stack", STACK, "--to", receiver, "--port", str(port))
+    _what_next(time.monotonic() - started, receiver)
+
+
+def _addresses() -> Iterator[str]:
+    vps = lab_status()["vps"][0]
+    yield from (address for address in (vps["ipv4"], vps["ipv6"]) if address)
+
+
+def _what_next(seconds: float, receiver: str) -> None:
+    print(f"""
+The mail server works: every check above passed ({seconds:.0f} s).
+
+  look around     .venv/bin/python -m lab status
+  another mail    .venv/bin/python -m scripts.send_test --stack dev --to {receiver}
+  change it       edit Pulumi.dev.yaml, then make up
+  run the tests   make test
+  take it down    make down
+  production      see "Production" in README.md""")
+
+
+def down() -> None:
+    """Destroy the stack while its lab still answers, then the lab; each may be gone already."""
+    if lab_status().get("up") and stacks.exists(STACK):
+        say("pulumi destroy, stack dev")
+        stacks.recover(STACK)
+        pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+    say("removing the lab")
+    lab("down")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m lab.demo up|down`."""
+    parser = argparse.ArgumentParser(prog="python -m lab.demo", description=__doc__)
+    parser.add_argument("action", choices=["up", "down"])
+    try:
+        {"up": up, "down": down}[parser.parse_args(arguments).action]()
+    except Failed as step:
+        print(f"\nstopped at: {step}. Its message stands above; running this again continues.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
