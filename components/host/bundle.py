@@ -10,7 +10,7 @@ from pathlib import Path
 
 COMPONENTS = Path(__file__).resolve().parent.parent
 # Host scripts carry a shebang; what they import from one another on the host does not.
-LIBRARIES = ("host/hostlib.py", "certificates/certpaths.py")
+LIBRARIES = ("host/hostlib.py",)
 DIRECTORY = "/usr/local/lib/mailroom"
 
 

@@ -1,0 +1,167 @@
+"""Builds the pinned chasquid on the operator's machine: one digest from every laptop and CI; no host access.
+
+The result is one uncompressed tar (compressors differ between machines) in the user's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+RELEASE = Path(__file__).with_name("release.json")
+COMMANDS = {"chasquid": ".", "chasquid-util": "./cmd/chasquid-util"}
+LDFLAGS = "-s -w -X main.version={version}"
+
+
+class BuildError(Exception):
+    """What went wrong, what was expected and what to do, as one message."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One architecture's pinned build. `sha256` maps each program to the digest of its file."""
+
+    version: str
+    arch: str
+    sha256: dict[str, str]
+
+    @property
+    def directory_name(self) -> str:
+        """Where hosts keep it, below /usr/local/lib/mailroom/chasquid: named after its content."""
+        return self.sha256["chasquid"][:12]
+
+    @property
+    def name(self) -> str:
+        """The tar's file name, here and on hosts."""
+        return f"chasquid-{self.version}-{self.arch}-{self.directory_name}.tar"
+
+    @property
+    def tar(self) -> Path:
+        """The built tar on this machine."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(cache) / "mailroom" / "chasquid" / self.name
+
+    @property
+    def remote_path(self) -> str:
+        """Where it is uploaded to; the installing step verifies every digest."""
+        return f"/var/tmp/{self.name}"  # noqa: S108
+
+
+def pins() -> dict[str, Any]:
+    """The content of release.json."""
+    return dict(json.loads(RELEASE.read_text(encoding="utf-8")))
+
+
+def release(arch: str) -> Release:
+    """The pinned release of `arch` (amd64 or arm64)."""
+    pinned = pins()
+    return Release(pinned["version"], arch, dict(pinned["sha256"][arch]))
+
+
+def build(arch: str, go: str) -> Path:
+    """Make the release's tar unless it is there; returns its path. Raises BuildError.
+
+    The compiled programs must have the pinned digests: another one means another Go, module or flag.
+    """
+    wanted = release(arch)
+    wanted.tar.parent.mkdir(parents=True, exist_ok=True)
+    with open(wanted.tar.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not wanted.tar.exists():
+            print(f"building chasquid {wanted.version} for {arch} from its Go module (about a minute)", file=sys.stderr)
+            programs = compile_programs(arch, go)
+            _refuse_other_digests(wanted, programs)
+            _write(wanted.tar, packed(programs))
+    return wanted.tar
+
+
+def compile_programs(arch: str, go: str) -> dict[str, bytes]:
+    """Compile both programs in the module's own directory, with its own go.sum."""
+    pinned = pins()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "go.mod").write_text("module mailroom.invalid/chasquid\n\ngo 1.25\n", encoding="utf-8")
+        module = f"{pinned['module']}@v{pinned['version']}"
+        found = json.loads(_go(go, ["mod", "download", "-json", module], folder, arch))
+        if found["Sum"] != pinned["sum"]:
+            raise BuildError(
+                f"module {module} has the checksum {found['Sum']}, expected {pinned['sum']} (release.json); "
+                "do not use it: clean the module cache and find out where it comes from"
+            )
+        return {name: _compile(go, found["Dir"], package, Path(folder, name), arch) for name, package in COMMANDS.items()}
+
+
+def _compile(go: str, directory: str, package: str, output: Path, arch: str) -> bytes:
+    flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={LDFLAGS.format(version=pins()['version'])}"]
+    _go(go, ["build", *flags, "-o", str(output), package], directory, arch)
+    return output.read_bytes()
+
+
+def _go(go: str, arguments: Sequence[str], directory: str, arch: str) -> str:
+    environment = {**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": arch,
+                   "GOFLAGS": "", "GOAMD64": "v1", "GOARM64": "v8.0"}  # fmt: skip
+    answer = subprocess.run(
+        [go, *arguments], cwd=directory, env=environment, capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        tail = "\n".join(answer.stderr.strip().splitlines()[-5:])
+        raise BuildError(f"`go {arguments[0]}` failed; check the machine's access to Go modules, then run again:\n{tail}")
+    return answer.stdout
+
+
+def _refuse_other_digests(wanted: Release, programs: Mapping[str, bytes]) -> None:
+    for name, data in programs.items():
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != wanted.sha256[name]:
+            raise BuildError(
+                f"{name} for {wanted.arch} was built with sha256 {digest}, expected {wanted.sha256[name]} "
+                f"(release.json, made with Go {pins()['go']}); use that Go, or review and renew the pins"
+            )
+
+
+def packed(programs: Mapping[str, bytes]) -> bytes:
+    """The programs as a tar that depends on nothing but their content."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in sorted(programs.items()):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o755
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.rename(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m components.chasquid.build --arch amd64 --go PATH` prints the tar's path."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", required=True, choices=["amd64", "arm64"])
+    parser.add_argument("--go", required=True, help="the pinned Go (requirements-go.txt)")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(build(chosen.arch, chosen.go))
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
