@@ -178,7 +178,9 @@ class Account:
 
     def _keep(self, stored: Stored) -> None:
         row = (stored.id, stored.zone, json.dumps(asdict(stored)))
-        self._database.execute("INSERT INTO records VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", row)
+        self._database.execute(
+            "INSERT INTO records VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", row
+        )
         self._records[stored.id] = stored
 
     def _forget(self, stored: Stored) -> None:

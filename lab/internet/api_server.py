@@ -1,4 +1,4 @@
-"""The process that owns the lab's DNS: creates the zones, then serves Cloudflare's, the provider's and the tests' API."""
+"""The process that owns the lab's DNS: creates the zones, then serves all the APIs that change them."""
 
 from __future__ import annotations
 

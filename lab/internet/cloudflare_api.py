@@ -149,7 +149,14 @@ def _object(body: Any) -> dict[str, Any]:
 def _zone(identity: str, zone: str) -> dict[str, Any]:
     account = {"id": "0" * 32, "name": "Mailroom lab"}
     names = list(NAMESERVERS)
-    return {"id": identity, "name": zone, "status": "active", "paused": False, "name_servers": names, "account": account}
+    return {
+        "id": identity,
+        "name": zone,
+        "status": "active",
+        "paused": False,
+        "name_servers": names,
+        "account": account,
+    }
 
 
 def _dnssec(zone: str) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import base64
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dns.dnssec
 import dns.name
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from dns.rdtypes.ANY.DNSKEY import DNSKEY
+from dns.dnssectypes import Algorithm
+
+if TYPE_CHECKING:
+    from dns.rdtypes.ANY.DNSKEY import DNSKEY
 
 KEY_FILE: Final = Path(__file__).parent.parent / "keys" / "dnssec.key"
 KEY_SIGNING_FLAGS: Final = 257
@@ -31,8 +34,7 @@ def _key() -> ec.EllipticCurvePrivateKey:
 
 def dnskey() -> DNSKEY:
     """The public key as zones publish it."""
-    made = dns.dnssec.make_dnskey(_key().public_key(), dns.dnssec.Algorithm.ECDSAP256SHA256, KEY_SIGNING_FLAGS)
-    return DNSKEY(made.rdclass, made.rdtype, made.flags, made.protocol, made.algorithm, made.key)
+    return dns.dnssec.make_dnskey(_key().public_key(), Algorithm.ECDSAP256SHA256, KEY_SIGNING_FLAGS)
 
 
 def ds(zone: str) -> str:

@@ -1,4 +1,4 @@
-"""Names and tokens that are the same in every lab (each lab is an internet of its own); addresses live in `lab.addresses`."""
+"""Names and tokens, the same in every lab (each is an internet of its own); addresses are in `lab.addresses`."""
 
 from __future__ import annotations
 

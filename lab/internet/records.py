@@ -22,7 +22,9 @@ LONGEST_STRING: Final = 255
 EDGE: Final = {"A": "203.0.113.80", "AAAA": "2001:db8:cf::80"}
 """What the world sees instead of a proxied address: the provider's web proxy, which carries no mail."""
 
-_HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_*]([a-z0-9_-]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}$)([a-z0-9_*]([a-z0-9_-]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*"
+)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 # Fields of `data`, in the order in which `content` (and the zone file) names them.
