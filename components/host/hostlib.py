@@ -21,7 +21,11 @@ def read_payload() -> dict[str, Any]:
     except ValueError:
         payload = None
     if not isinstance(payload, dict):
-        fail("standard input holds no JSON object", 'expected a payload such as {"packages": []}', "run it by `pulumi up`")
+        fail(
+            "standard input holds no JSON object",
+            'expected a payload such as {"packages": []}',
+            "run it by `pulumi up`",
+        )
     return payload
 
 
@@ -70,7 +74,10 @@ def point(link: Path, target: str) -> bool:
 
 
 def run(
-    argv: Sequence[str], *, input: str | None = None, timeout: float = 120  # noqa: A002  (as subprocess calls it)
+    argv: Sequence[str],
+    *,
+    input: str | None = None,
+    timeout: float = 120,  # noqa: A002  (as subprocess calls it)
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with English messages and captured output; the caller judges its status."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
