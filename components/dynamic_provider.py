@@ -59,7 +59,7 @@ def project_path(path: str) -> str:
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), path)
 
 
-class Provider(ResourceProvider):  # type: ignore[misc]
+class Provider(ResourceProvider):
     """A provider whose resource is remade in place whenever an input changes.
 
     Subclasses implement `apply(inputs, previous)`: `previous` is the last state's outputs, empty at creation.
@@ -95,10 +95,5 @@ class Provider(ResourceProvider):  # type: ignore[misc]
         replaces = [key for key in changed if key in self.replaced_by]
         return DiffResult(changes=bool(changed), replaces=replaces, delete_before_replace=False)
 
-
     def _inputs(self, properties: Properties) -> Properties:
-        return {
-            key: value
-            for key, value in properties.items()
-            if not key.startswith("__") and key not in self.outputs
-        }
+        return {key: value for key, value in properties.items() if not key.startswith("__") and key not in self.outputs}

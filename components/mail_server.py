@@ -37,7 +37,7 @@ class MailServer(pulumi.ComponentResource):
     """
 
     values: list[tuple[Record, pulumi.Output[str]]]
-    gates: dict[str, pulumi.Output[str]]
+    systems: dict[str, pulumi.Output[str]]
 
     def __init__(self, name: str, args: MailServerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mailroom:index:MailServer", name, None, opts)
@@ -48,7 +48,7 @@ class MailServer(pulumi.ComponentResource):
         zones = self._zone_gates()
         hosts = {host.name: self._host(host, zones) for host in settings.hosts}
         gates = [*zones, *(host.gate for host in hosts.values())]
-        self.gates = {name: host.gate.os for name, host in hosts.items()}
+        self.systems = {name: host.gate.os for name, host in hosts.items()}
 
         # Wave 2: addresses, then their names; keys, then their records; then all of it seen everywhere.
         keys = {key: DkimKey(f"{key[0]}/dkim-key/{key[1]}", domain=key[0], selector=key[1], opts=self._child())
@@ -100,17 +100,13 @@ class MailServer(pulumi.ComponentResource):
     def _dkim_keys(self) -> list[tuple[str, str]]:
         return [record.dkim for record in self._records if record.dkim is not None and record.content is None]
 
-    def _dns(
-        self, wave: str, after: Sequence[pulumi.Resource], domain: str | None = None, **more: Any
-    ) -> DnsArgs:
+    def _dns(self, wave: str, after: Sequence[pulumi.Resource], domain: str | None = None, **more: Any) -> DnsArgs:
         owner = more.pop("host", None) or domain
         records = [record for record in self._records if record.wave == wave and record.owner == owner]
         return DnsArgs(records=records, stack=self._settings.stack, after=after, **more)
 
     def _reverse_dns(self, host: HostSettings, published: Sequence[pulumi.Resource]) -> pulumi.Resource:
-        args = ReverseDnsArgs(
-            settings=host, resolver=self._settings.resolver, addresses_published=published
-        )
+        args = ReverseDnsArgs(settings=host, resolver=self._settings.resolver, addresses_published=published)
         return ReverseDns(host.name, args, self._child()).checked
 
     def _propagated(self, parts: Sequence[HostDns | MailDns]) -> Propagated:

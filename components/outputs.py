@@ -44,7 +44,7 @@ def outputs(settings: Settings, server: MailServer) -> dict[str, Any]:
         "gmail": [_gmail(settings, address) for address in addresses(settings)],
         "versions": {
             "chasquid": build.release(settings.hosts[0].arch).version,
-            "os": server.gates,
+            "os": server.systems,
         },
         **_exported(settings),
     }
@@ -88,12 +88,7 @@ def _gmail(settings: Settings, address: str) -> dict[str, Any]:
 
 
 def _exported(settings: Settings) -> dict[str, Any]:
-    exported = {
-        f"{user.name}@{domain.name}"
-        for domain in settings.domains
-        for user in domain.users
-        if user.export
-    }
+    exported = {f"{user.name}@{domain.name}" for domain in settings.domains for user in domain.users if user.export}
     if not exported:
         return {}
     chosen = {address: settings.passwords[address].get_secret_value() for address in sorted(exported)}

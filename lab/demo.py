@@ -21,7 +21,7 @@ HOST = "smtp.example.test"
 PORTS = (465, 587)
 
 
-class Failed(Exception):
+class Failed(Exception):  # noqa: N818  (it has been explained already)
     """A step failed; it has said why itself."""
 
 

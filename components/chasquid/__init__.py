@@ -98,5 +98,3 @@ def _secret_files(args: ChasquidArgs) -> pulumi.Output[dict[str, Any]]:
             )
         )
     )
-
-

@@ -56,7 +56,7 @@ def _files(domains: list[str], hashes: Mapping[str, str]) -> dict[str, str]:
     return {domain: passwords.users_file(users) for domain, users in by_domain.items()}
 
 
-class Users(Resource, module="mailroom", name="Users"):  # type: ignore[misc]
+class Users(Resource, module="mailroom", name="Users"):
     """All user databases: `files` by domain, and `changed`, the clear passwords set by the last run; all secret."""
 
     files: pulumi.Output[dict[str, str]]

@@ -43,7 +43,7 @@ class DkimKeyProvider(Provider):
         return {"private": private.decode(), "public": base64.b64encode(public).decode()}
 
 
-class DkimKey(Resource, module="mailroom", name="DkimKey"):  # type: ignore[misc]
+class DkimKey(Resource, module="mailroom", name="DkimKey"):
     """One key pair of one selector: `private` is a secret PKCS#8 PEM, `public` the value of the `p=` tag."""
 
     private: pulumi.Output[str]

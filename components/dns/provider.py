@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pulumi
 from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
@@ -12,6 +11,8 @@ from standards.finding import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pulumi
 
     from standards.records import Record
 
@@ -39,7 +40,7 @@ class ZoneGateProvider(Provider):
         return {}
 
 
-class ZoneGate(Resource, module="mailroom", name="ZoneGate"):  # type: ignore[misc]
+class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
     """The wave-1 gate of one zone: nothing is written before it has read the zone."""
 
     def __init__(
@@ -81,7 +82,7 @@ class PropagatedProvider(Provider):
         return {}
 
 
-class Propagated(Resource, module="mailroom", name="Propagated"):  # type: ignore[misc]
+class Propagated(Resource, module="mailroom", name="Propagated"):
     """These records are visible at every authoritative name server; `timeout` in seconds."""
 
     def __init__(
@@ -93,8 +94,6 @@ class Propagated(Resource, module="mailroom", name="Propagated"):  # type: ignor
         timeout: int,
         opts: pulumi.ResourceOptions,
     ) -> None:
-        expected = [
-            {"name": record.name, "type": record.type, "value": value} for record, value in records
-        ]
+        expected = [{"name": record.name, "type": record.type, "value": value} for record, value in records]
         inputs = {"name": name, "records": expected, "resolver": resolver, "timeout": timeout}
         super().__init__(PropagatedProvider(), name, inputs, opts)

@@ -39,7 +39,7 @@ class Host(pulumi.ComponentResource):
     `gate` is what everything that changes anything waits for; `prepared` is the last step of the preparation.
     """
 
-    gate: pulumi.Resource
+    gate: HostGate
     prepared: pulumi.Resource
     address: str
 
@@ -56,9 +56,7 @@ class Host(pulumi.ComponentResource):
             dial_error_limit=0,  # every dial is a login: ten more of a refused one look like an attack
             per_dial_timeout=10,
         )
-        self.gate = HostGate(
-            f"{name}/gate", settings=args.settings, private_key=args.private_key, opts=self._child(())
-        )
+        self.gate = HostGate(f"{name}/gate", settings=args.settings, private_key=args.private_key, opts=self._child(()))
         scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
         self._last: pulumi.Resource = scripts
         self.prepared = self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)
@@ -91,9 +89,7 @@ class Host(pulumi.ComponentResource):
         self._last = command
         return command
 
-    def upload(
-        self, name: str, source: Path, remote_path: str, *, parent: pulumi.Resource
-    ) -> remote.CopyToRemote:
+    def upload(self, name: str, source: Path, remote_path: str, *, parent: pulumi.Resource) -> remote.CopyToRemote:
         """Copy a local file to a content-addressed `remote_path`; the step that uses it verifies the digest."""
         copy = remote.CopyToRemote(
             name,

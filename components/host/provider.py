@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pulumi
 from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pulumi
 
     from components.settings import HostSettings
 
@@ -54,7 +55,7 @@ class HostGateProvider(Provider):
         return {"os": f"{facts['os_id']} {facts['os_version']}"}
 
 
-class HostGate(Resource, module="mailroom", name="HostGate"):  # type: ignore[misc]
+class HostGate(Resource, module="mailroom", name="HostGate"):
     """The wave-1 gate of one host; `os` is what runs there."""
 
     os: pulumi.Output[str]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pulumi
 from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
@@ -12,6 +11,8 @@ from standards.finding import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pulumi
 
 
 class PtrCheckProvider(Provider):
@@ -38,7 +39,7 @@ class PtrCheckProvider(Provider):
         return {}
 
 
-class PtrCheck(Resource, module="mailroom", name="PtrCheck"):  # type: ignore[misc]
+class PtrCheck(Resource, module="mailroom", name="PtrCheck"):
     """Holds back everything that attracts mail until the host's addresses point back at its name."""
 
     def __init__(
