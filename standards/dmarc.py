@@ -94,18 +94,18 @@ def review(text: str, subject: str) -> list[Finding]:
         for tag, fix in REMOVED_TAGS.items()
         if tag in found
     ]
-    for tag in ("p", "sp", "np"):
-        if tag in found and found[tag].lower() not in POLICIES:
-            problems.append(
-                _finding(
-                    subject,
-                    "dmarc-policy-word",
-                    f"{tag}={shown(found[tag])}",
-                    f"{tag}={' | '.join(POLICIES)}",
-                    "write one of the three words",
-                    "error",
-                )
-            )
+    problems += [
+        _finding(
+            subject,
+            "dmarc-policy-word",
+            f"{tag}={shown(found[tag])}",
+            f"{tag}={' | '.join(POLICIES)}",
+            "write one of the three words",
+            "error",
+        )
+        for tag in ("p", "sp", "np")
+        if tag in found and found[tag].lower() not in POLICIES
+    ]
     if "p" not in found:
         problems.append(
             _finding(
@@ -123,6 +123,4 @@ def review(text: str, subject: str) -> list[Finding]:
 def _finding(
     subject: str, identifier: str, found: str, expected: str, fix: str, severity: Literal["error", "warning"]
 ) -> Finding:
-    return Finding(
-        severity=severity, id=identifier, subject=subject, expected=expected, found=found, why="", fix=fix
-    )
+    return Finding(severity=severity, id=identifier, subject=subject, expected=expected, found=found, why="", fix=fix)

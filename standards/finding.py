@@ -42,7 +42,7 @@ class Invalid(ValueError):  # noqa: N818  (it says what the value is)
     `found` never repeats a secret. `at(subject)` makes the finding once the place is known.
     """
 
-    def __init__(self, found: str, *, id: str, expected: str, fix: str, why: str = "") -> None:
+    def __init__(self, found: str, *, expected: str, fix: str, why: str = "", id: str = "value-invalid") -> None:  # noqa: A002
         self.id, self.found, self.expected, self.why, self.fix = id, found, expected, why, fix
         super().__init__(f"{found}; expected {expected}")
 

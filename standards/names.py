@@ -31,7 +31,7 @@ def shown(value: str) -> str:
 
 
 def _to_ascii(text: str) -> str:
-    """IDNA 2008 A-labels of a name with other letters than ASCII (the codec of Python knows IDNA 2003 only)."""
+    """IDNA 2008 A-labels of a name with other letters than ASCII (Python's own codec knows only IDNA 2003)."""
     import idna
 
     try:
@@ -61,9 +61,7 @@ def dns_name(text: str) -> str:
         if not label:
             raise _not_a_name(text, "it has an empty label (two dots in a row, or a dot in front)")
         if len(label) > limits.LABEL:
-            raise _not_a_name(
-                text, f"the label {shown(label)} has {len(label)} characters, at most {limits.LABEL}"
-            )
+            raise _not_a_name(text, f"the label {shown(label)} has {len(label)} characters, at most {limits.LABEL}")
         if not _LABEL.fullmatch(label):
             raise _not_a_name(text, f"the label {shown(label)} is not letters, digits and inner hyphens")
     return name
@@ -100,9 +98,7 @@ def email_address(text: str) -> str:
     if not _DOT_ATOM.fullmatch(local):
         raise _not_an_address(text, f"{shown(local)} cannot stand before the @")
     if len(local) > limits.LOCAL_PART:
-        raise _not_an_address(
-            text, f"{len(local)} characters before the @, at most {limits.LOCAL_PART} are possible"
-        )
+        raise _not_an_address(text, f"{len(local)} characters before the @, at most {limits.LOCAL_PART} are possible")
     try:
         address = f"{local}@{fqdn(domain)}"
     except Invalid as error:

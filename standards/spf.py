@@ -232,6 +232,4 @@ def _stranger(term: str, subject: str) -> Finding:
 
 
 def _finding(subject: str, identifier: str, found: str, expected: str, *, why: str, fix: str) -> Finding:
-    return Finding(
-        severity="error", id=identifier, subject=subject, expected=expected, found=found, why=why, fix=fix
-    )
+    return Finding(severity="error", id=identifier, subject=subject, expected=expected, found=found, why=why, fix=fix)

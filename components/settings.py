@@ -1,0 +1,416 @@
+"""The typed settings of a stack: what may stand in Pulumi.<stack>.yaml, and what it means.
+
+Rules between settings live in settings_rules.py, the wording of refusals in settings_explain.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from components import settings_explain, settings_rules
+from standards import aliases, dkim, dmarc, names, passwords, spf
+from standards.finding import Finding, Invalid, Problems
+
+Fqdn = Annotated[str, AfterValidator(names.fqdn)]
+EmailAddress = Annotated[str, AfterValidator(names.email_address)]
+ZoneId = Annotated[str, AfterValidator(names.zone_id)]
+AliasName = Annotated[str, AfterValidator(aliases.alias_name)]
+AliasTarget = Annotated[str, AfterValidator(aliases.target)]
+
+DIRECTORIES: Final = {
+    "letsencrypt": "https://acme-v02.api.letsencrypt.org/directory",
+    "letsencrypt-staging": "https://acme-staging-v02.api.letsencrypt.org/directory",
+}
+
+
+def _secret(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(lambda secret: SecretStr(check(secret.get_secret_value())))
+
+
+Password = Annotated[SecretStr, _secret(passwords.check)]
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _directory(text: str) -> str:
+    if text in DIRECTORIES or (text.startswith("https://") and urlsplit(text).hostname):
+        return text
+    raise Invalid(
+        f"{names.shown(text)} is not an ACME directory",
+        id="acme-directory-invalid",
+        expected="letsencrypt, letsencrypt-staging, or a URL such as https://acme.example.com/directory",
+        fix="try with letsencrypt-staging first: its limits are wide, but no client trusts its certificates",
+    )
+
+
+def _base_url(text: str) -> str:
+    url = text.rstrip("/")
+    if urlsplit(url).scheme in {"http", "https"} and urlsplit(url).hostname and url.endswith("/client/v4"):
+        return url
+    raise Invalid(
+        f"{names.shown(text)} is not the base of a Cloudflare API",
+        id="base-url-invalid",
+        expected="a URL such as https://api.cloudflare.com/client/v4",
+        fix="leave the key out to use Cloudflare itself",
+    )
+
+
+def _private_key(text: str) -> str:
+    if text.lstrip().startswith("-----BEGIN ") and "PRIVATE KEY-----" in text:
+        return text.strip() + "\n"
+    raise Invalid(
+        "the value is not a private key",
+        id="private-key-invalid",
+        expected="a key file beginning with -----BEGIN OPENSSH PRIVATE KEY-----",
+        fix="store it with `pulumi config set --secret mailroom:sshPrivateKey < ~/.ssh/id_ed25519`, "
+        "or leave the key out and use an SSH agent",
+    )
+
+
+class _Settings(BaseModel):
+    """What all have in common: camelCase keys in YAML, nothing unknown, nothing changed later."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+
+class SshSettings(_Settings):
+    """How to log in on a host; another user than root needs sudo without password."""
+
+    user: str = Field(
+        default="root", description="a login name", examples=["root"], pattern=r"^[a-z_][a-z0-9_-]{0,31}$"
+    )
+    port: int = Field(default=22, description="a port number from 1 to 65535", examples=[22], ge=1, le=65535)
+
+
+class ReverseDnsSettings(_Settings):
+    """Who sets the PTR record; with `manual` a person does, and the run checks it."""
+
+    provider: Literal["manual"] = Field(default="manual", description="who sets the PTR record", examples=["manual"])
+
+
+class HostSettings(_Settings):
+    """One server that sends and receives; `name` is its EHLO name, certificate name and PTR."""
+
+    name: Fqdn = Field(description="the host's full name", examples=["smtp.example.com"])
+    ipv4: Annotated[str, AfterValidator(names.ipv4)] | None = Field(
+        default=None, description="an IPv4 address", examples=["192.0.2.10"]
+    )
+    ipv6: Annotated[str, AfterValidator(names.ipv6)] | None = Field(
+        default=None, description="an IPv6 address", examples=["2001:db8::10"]
+    )
+    host_key: Annotated[str, AfterValidator(names.host_key)] = Field(
+        description="the host's ed25519 key line (`scripts/preflight.py ADDRESS --wait --pin` writes it)",
+        examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."],
+    )
+    arch: Literal["amd64", "arm64"] = Field(default="amd64", description="the processor", examples=["amd64"])
+    ssh: SshSettings = Field(default=SshSettings(), description="user and port", examples=["{user: root, port: 22}"])
+    ipv6_outbound: bool = Field(default=True, description="whether mail may leave over IPv6", examples=["on"])
+    reverse_dns: ReverseDnsSettings = Field(
+        default=ReverseDnsSettings(), description="who sets the PTR record", examples=["{provider: manual}"]
+    )
+    zone_id: ZoneId | None = Field(
+        default=None,
+        description="the id of the zone that holds the host's name, 32 hexadecimal digits in quotes",
+        examples=['"0123456789abcdef0123456789abcdef"'],
+    )
+
+
+class SpfSettings(_Settings):
+    """What else may send for a domain beside our hosts, and what happens to the rest."""
+
+    mechanisms: tuple[Annotated[str, AfterValidator(spf.mechanism)], ...] = Field(
+        default=(), description="a list of SPF mechanisms", examples=["[ip4:192.0.2.7]"]
+    )
+    includes: tuple[Annotated[str, AfterValidator(names.dns_name)], ...] = Field(
+        default=(), description="a list of domains whose SPF is included", examples=["[_spf.google.com]"]
+    )
+    all: Annotated[str, AfterValidator(spf.all_term)] = Field(
+        default="~all", description="the end of the record, in quotes", examples=['"~all"']
+    )
+
+
+class DmarcSettings(_Settings):
+    """The DMARC policy; `sp` and `np` (subdomains, names that do not exist) follow `policy` when left out."""
+
+    policy: dmarc.Policy = Field(default="none", description="the policy", examples=["quarantine"])
+    sp: dmarc.Policy | None = Field(default=None, description="the policy for subdomains", examples=["reject"])
+    np: dmarc.Policy | None = Field(default=None, description="the policy for unknown subdomains", examples=["reject"])
+    rua: tuple[EmailAddress, ...] = Field(
+        default=(), description="a list of addresses for daily reports", examples=["[dmarc@example.com]"]
+    )
+    ruf: tuple[EmailAddress, ...] = Field(
+        default=(), description="a list of addresses for reports of single failures", examples=["[dmarc@example.com]"]
+    )
+    fo: Annotated[str, BeforeValidator(lambda value: str(value) if value in {0, 1} else value),
+                  AfterValidator(dmarc.failure_options)] | None = Field(
+        default=None, description="which failures are reported, in quotes", examples=['"1"']
+    )  # fmt: skip
+
+
+class DkimSettings(_Settings):
+    """One DKIM key by its selector, and the stage of its life."""
+
+    selector: Annotated[str, AfterValidator(names.selector)] = Field(
+        description="the selector, in quotes", examples=['"m1"']
+    )
+    stage: dkim.Stage = Field(default="active", description="the stage of the key", examples=["active"])
+
+
+class UserSettings(_Settings):
+    """An account that may send; `export` puts its password into the (secret) stack outputs."""
+
+    name: Annotated[str, AfterValidator(names.user)] = Field(
+        description="the part of the address before the @", examples=["i"]
+    )
+    export: bool = Field(default=False, description="whether the stack outputs hold the password", examples=["true"])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping | UserSettings) else {"name": value}
+
+
+class DomainSettings(_Settings):
+    """One mail domain and what happens with mail to it: forwarded by us, received elsewhere, or none at all."""
+
+    name: Fqdn = Field(description="the domain", examples=["example.com"])
+    zone_id: ZoneId = Field(
+        description="the zone's id, 32 hexadecimal digits in quotes",
+        examples=['"0123456789abcdef0123456789abcdef"'],
+    )
+    mail: Literal["forward", "external", "none"] = Field(
+        default="forward", description="who receives this domain's mail", examples=["forward"]
+    )
+    mx: tuple[Fqdn, ...] = Field(
+        default=(), description="a list of the hosts that receive its mail elsewhere", examples=["[mx.example.net]"]
+    )
+    certificate: Literal["wildcard"] | None = Field(
+        default=None, description="an extra certificate", examples=["wildcard"]
+    )
+    spf: SpfSettings = Field(
+        default=SpfSettings(), description="SPF settings", examples=["{includes: [_spf.google.com]}"]
+    )
+    dmarc: DmarcSettings = Field(
+        default=DmarcSettings(), description="DMARC settings", examples=["{policy: quarantine}"]
+    )
+    dkim: tuple[DkimSettings, ...] = Field(
+        default=(DkimSettings(selector="m1"),),
+        description="a list of DKIM keys",
+        examples=['[{selector: "m1", stage: active}]'],
+    )
+    users: tuple[UserSettings, ...] = Field(default=(), description="a list of users", examples=["[i]"])
+    aliases: Mapping[
+        AliasName,
+        Annotated[tuple[AliasTarget, ...], BeforeValidator(_one_or_many)],
+    ] = Field(default={}, description="names and lists of destinations", examples=["{i: [someone@gmail.com]}"])
+
+    @model_validator(mode="after")
+    def _follow_mail(self) -> Self:
+        """Fill in what `mail` decides: a silent domain rejects and has no keys, others report to postmaster."""
+        given = self.dmarc.model_fields_set
+        if self.mail == "none":
+            policy = {} if "policy" in given else {"policy": "reject"}
+            object.__setattr__(self, "dmarc", self.dmarc.model_copy(update=policy))
+            if "dkim" not in self.model_fields_set:
+                object.__setattr__(self, "dkim", ())
+        elif "rua" not in given:
+            # postmaster@ is the one address every domain has (RFC 5321 section 4.5.1)
+            object.__setattr__(self, "dmarc", self.dmarc.model_copy(update={"rua": (f"postmaster@{self.name}",)}))
+        return self
+
+
+class AcmeSettings(_Settings):
+    """The certificate authority, and the host's own DNS token for its challenges."""
+
+    email: EmailAddress = Field(description="the address of the ACME account", examples=["you@example.com"])
+    directory: Annotated[str, AfterValidator(_directory)] = Field(
+        description="letsencrypt, letsencrypt-staging or the https URL of a directory",
+        examples=["letsencrypt"],
+    )
+    token: Annotated[SecretStr, _secret(names.api_token)] = Field(
+        description="an API token of the DNS provider for the host alone, stored with `--secret`",
+        examples=["{secure: ...}"],
+    )
+    ca_file: str | None = Field(
+        default=None,
+        description="a PEM file, relative to the project, that certifies the directory's own HTTPS",
+        examples=["ca.pem"],
+        min_length=1,
+    )
+    propagation_seconds: int = Field(
+        default=10, description="seconds to wait for a challenge record, 0 to 3600", examples=[10], ge=0, le=3600
+    )
+
+    @property
+    def directory_url(self) -> str:
+        """The URL of the directory."""
+        return DIRECTORIES.get(self.directory, self.directory)
+
+
+class CloudflareSettings(_Settings):
+    """Access to the zones, from the operator's machine only."""
+
+    api_token: Annotated[SecretStr, _secret(names.api_token)] = Field(
+        description="a Cloudflare API token that may edit DNS in the zones, stored with `--secret`",
+        examples=["{secure: ...}"],
+    )
+    base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
+        default=None, description="another base URL of the API", examples=["https://api.cloudflare.com/client/v4"]
+    )
+
+
+class _Options(_Settings):
+    """The settings that stand alone."""
+
+    passwords: Mapping[Annotated[EmailAddress, AfterValidator(str.lower)], Password] = Field(
+        default={}, description="address -> password or hash, secret", examples=["{i@example.com: {secure: ...}}"]
+    )
+    resolver: Annotated[str, AfterValidator(names.ip_address)] | None = Field(
+        default=None, description="the address of a resolver to ask instead of the system's", examples=["192.0.2.53"]
+    )
+    ssh_private_key: Annotated[SecretStr, _secret(_private_key)] | None = Field(
+        default=None, description="an SSH private key, secret", examples=["{secure: ...}"]
+    )
+    propagation_timeout: int = Field(
+        default=600, description="seconds to wait for name servers, 1 to 86400", examples=[600], ge=1, le=86400
+    )
+    drain_timeout: int = Field(
+        default=60, description="seconds to wait for the queue at a destroy, 0 to 3600", examples=[60], ge=0, le=3600
+    )
+
+
+class Settings(_Options):
+    """Everything a stack says. `load` is the way in: it applies the rules between settings, too."""
+
+    stack: str
+    hosts: tuple[HostSettings, ...]
+    domains: tuple[DomainSettings, ...]
+    acme: AcmeSettings
+    cloudflare: CloudflareSettings
+
+    @classmethod
+    def load(cls, read: Callable[[str], object | None], stack: str, keys: Iterable[str] = ()) -> Settings:
+        """Parse and validate; `read` gives the parsed value of a key (`mailroom:hosts`) or None.
+
+        `keys` are the keys that the stack file has, to find mistyped ones. Raises `Problems` with every reason.
+        """
+        parser = _Parser(read)
+        parser.check_keys(keys)
+        hosts = parser.each("mailroom:hosts", HostSettings)
+        domains = parser.each("mailroom:domains", DomainSettings)
+        acme = parser.one(AcmeSettings, "mailroom:acme", read("mailroom:acme"))
+        cloudflare = parser.one(CloudflareSettings, "cloudflare:", parser.section("cloudflare", CloudflareSettings))
+        options = parser.one(_Options, "mailroom:", parser.section("mailroom", _Options))
+        parts = settings_rules.Parts(
+            stack=stack,
+            hosts=hosts,
+            domains=domains,
+            acme=acme,
+            cloudflare=cloudflare,
+            passwords=options.passwords if options else None,
+            listed=parser.listed_domains(),
+        )
+        findings = [*parser.findings, *settings_rules.errors(parts)]
+        if findings or acme is None or cloudflare is None or options is None:
+            raise Problems(f"the settings of stack {stack} cannot be used; nothing was changed", findings)
+        return cls(
+            stack=stack,
+            hosts=tuple(host for _, host in hosts),
+            domains=tuple(domain for _, domain in domains),
+            acme=acme,
+            cloudflare=cloudflare,
+            **{name: getattr(options, name) for name in _Options.model_fields},
+        )
+
+    def warnings(self) -> list[Finding]:
+        """What works but deserves a word."""
+        return settings_rules.warnings(self)
+
+
+_Model = TypeVar("_Model", bound=_Settings)
+_LISTS: Final[Mapping[str, tuple[type[_Settings], str]]] = {
+    "mailroom:hosts": (
+        HostSettings,
+        "[{name: smtp.example.com, ipv4: 192.0.2.10, hostKey: ssh-ed25519 AAAA...}]",
+    ),
+    "mailroom:domains": (DomainSettings, '[{name: example.com, zoneId: "0123...", users: [i]}]'),
+}
+
+
+class _Parser:
+    """Parses part by part and goes on after an error, so that one run tells them all."""
+
+    def __init__(self, read: Callable[[str], object | None]) -> None:
+        self._read = read
+        self.findings: list[Finding] = []
+
+    def section(self, namespace: str, model: type[_Settings]) -> dict[str, object]:
+        """The keys of a model that stand on the top level of the stack file."""
+        keys = [str(field.alias) for field in model.model_fields.values()]
+        values = {key: self._read(f"{namespace}:{key}") for key in keys}
+        return {key: value for key, value in values.items() if value is not None}
+
+    def one(self, model: type[_Model], path: str, raw: object) -> _Model | None:
+        """`raw` as a model, or None after noting what is wrong."""
+        if raw is None:
+            example = "{email: you@example.com, directory: letsencrypt, token: {secure: ...}}"
+            self.findings.append(settings_explain.missing(path, "a mapping", example))
+            return None
+        try:
+            return model.model_validate(raw, by_alias=True, by_name=False)
+        except ValidationError as error:
+            self.findings += settings_explain.explain(error, model, raw, path)
+            return None
+
+    def each(self, key: str, model: type[_Model]) -> list[tuple[str, _Model]]:
+        """The usable items of a list, each with its path."""
+        raw = self._read(key)
+        example = _LISTS[key][1]
+        if raw is None:
+            self.findings.append(settings_explain.missing(key, "a list of at least one", example))
+            return []
+        if not isinstance(raw, list | tuple) or not raw:
+            self.findings.append(settings_explain.wrong_kind(key, raw, "a list of at least one", example))
+            return []
+        items = [(f"{key}[{position}]", item) for position, item in enumerate(raw)]
+        return [(path, model_) for path, item in items if (model_ := self.one(model, path, item or {})) is not None]
+
+    def listed_domains(self) -> set[str]:
+        """Names of all domains, those with other mistakes included, so that one mistake is told once."""
+        raw = self._read("mailroom:domains")
+        items = raw if isinstance(raw, list | tuple) else []
+        return {str(item.get("name", "")).lower().rstrip(".") for item in items if isinstance(item, Mapping)}
+
+    def check_keys(self, keys: Iterable[str]) -> None:
+        """Note keys of our namespace that do not exist."""
+        known: Collection[str] = [
+            *_LISTS,
+            "mailroom:acme",
+            *(f"mailroom:{field.alias}" for field in _Options.model_fields.values()),
+        ]
+        for key in keys:
+            if key.startswith("mailroom:") and key not in known:
+                self.findings.append(settings_explain.unknown(key, key, known))

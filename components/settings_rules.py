@@ -1,0 +1,407 @@
+"""The rules between settings: what each part allows alone but not together, and what deserves a warning.
+
+Each rule is one function that yields findings; forms of single values are judged in standards/.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from standards import aliases, dkim, limits, names, passwords, spf
+from standards.finding import Finding
+from standards.records import domain_spf, sending_addresses, zone_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic import SecretStr
+
+    from components.settings import (
+        AcmeSettings,
+        CloudflareSettings,
+        DomainSettings,
+        HostSettings,
+        Settings,
+    )
+
+_STACK_MAX: Final = 60  # of the 100 characters of a record's comment, the rest tells its reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What of the settings could be read, each list item with its path; None for what could not.
+
+    `listed` holds the names of all domains, also of those that could not be read.
+    """
+
+    stack: str
+    hosts: Sequence[tuple[str, HostSettings]]
+    domains: Sequence[tuple[str, DomainSettings]]
+    acme: AcmeSettings | None
+    cloudflare: CloudflareSettings | None
+    passwords: Mapping[str, SecretStr] | None
+    listed: set[str]
+
+
+def errors(parts: Parts) -> list[Finding]:
+    """Everything that makes the parts unusable together."""
+    found = [*_stack_name(parts), *_tokens(parts), *_duplicates(parts)]
+    for path, host in parts.hosts:
+        found += _host(path, host, parts)
+    for path, domain in parts.domains:
+        found += _domain(path, domain, parts)
+    return [*found, *_passwords(parts), *_mail_that_goes_nowhere(parts)]
+
+
+def warnings(settings: Settings) -> list[Finding]:
+    """What works but is rarely meant."""
+    found: list[Finding] = []
+    for position, domain in enumerate(settings.domains):
+        found += _domain_warnings(f"mailroom:domains[{position}]", domain, settings)
+    found += [
+        _warning(
+            _password_path(address),
+            "password-short",
+            f"the password has fewer than {passwords.SHORT} characters",
+            "a long random one",
+            why="port 465 and 587 are open to everybody who guesses",
+            fix="make one with `openssl rand -base64 24`",
+        )
+        for address, password in settings.passwords.items()
+        if len(password.get_secret_value()) < passwords.SHORT
+    ]
+    return found
+
+
+def _error(subject: str, identifier: str, found: str, expected: str, *, fix: str, why: str = "") -> Finding:
+    return _say("error", subject, identifier, found, expected, fix, why)
+
+
+def _warning(subject: str, identifier: str, found: str, expected: str, *, fix: str, why: str = "") -> Finding:
+    return _say("warning", subject, identifier, found, expected, fix, why)
+
+
+def _say(
+    severity: Literal["error", "warning"],
+    subject: str,
+    identifier: str,
+    found: str,
+    expected: str,
+    fix: str,
+    why: str,
+) -> Finding:
+    return Finding(severity=severity, id=identifier, subject=subject, expected=expected, found=found, why=why, fix=fix)
+
+
+def _stack_name(parts: Parts) -> Iterator[Finding]:
+    if len(parts.stack) > _STACK_MAX:
+        yield _error(
+            "stack",
+            "stack-name-long",
+            f"{names.shown(parts.stack)} has {len(parts.stack)} characters",
+            f"a stack name of at most {_STACK_MAX}, such as prod",
+            why="each DNS record of ours carries it in its comment",
+            fix="rename the stack with `pulumi stack rename`",
+        )
+
+
+def _tokens(parts: Parts) -> Iterator[Finding]:
+    if parts.acme and parts.cloudflare and parts.acme.token == parts.cloudflare.api_token:
+        yield _error(
+            "mailroom:acme.token",
+            "acme-token-shared",
+            "it is the same token as cloudflare:apiToken",
+            "a token of its own, restricted to DNS of the zones that need certificates",
+            why="this token lies on the host; a stolen host must not own the zones",
+            fix="make a second token under My Profile > API Tokens and store it with --secret",
+        )
+
+
+def _duplicates(parts: Parts) -> Iterator[Finding]:
+    values = [
+        *((f"{path}.name", host.name) for path, host in parts.hosts),
+        *((f"{path}.ipv4", host.ipv4) for path, host in parts.hosts if host.ipv4),
+        *((f"{path}.ipv6", host.ipv6) for path, host in parts.hosts if host.ipv6),
+    ]
+    yield from _repeated(values)
+    yield from _repeated([(f"{path}.name", domain.name) for path, domain in parts.domains])
+    for path, domain in parts.domains:
+        yield from _repeated([(f"{path}.users[{n}]", user.name) for n, user in enumerate(domain.users)])
+        keys = [(f"{path}.dkim[{n}].selector", key.selector) for n, key in enumerate(domain.dkim)]
+        yield from _repeated(keys)
+        yield from _same_without_dots(path, domain)
+
+
+def _repeated(values: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+    count = Counter(value for _, value in values)
+    first = {value: path for path, value in reversed(values)}
+    for path, value in values:
+        if count[value] > 1 and first[value] != path:
+            yield _error(
+                path,
+                "setting-repeated",
+                f"{names.shown(value)} already stands at {first[value]}",
+                "each only once",
+                fix="take one of the two out, or correct it",
+            )
+
+
+def _same_without_dots(path: str, domain: DomainSettings) -> Iterator[Finding]:
+    seen: dict[str, str] = {}
+    for name in domain.aliases:
+        other = seen.setdefault(aliases.without_dots(name), name)
+        if other != name:
+            yield _error(
+                f"{path}.aliases",
+                "alias-repeated",
+                f"{names.shown(name)} and {names.shown(other)} are the same address",
+                "names that differ in more than dots",
+                why="the mail server ignores dots, so the later line would silently win",
+                fix="put all destinations under one of the two names",
+            )
+
+
+def _host(path: str, host: HostSettings, parts: Parts) -> Iterator[Finding]:
+    if not any(sending_addresses([host])):
+        yield _error(
+            f"{path}.ipv4",
+            "host-without-address",
+            "the host has no address to send from"
+            + (" (ipv6Outbound is off, so its IPv6 address does not count)" if host.ipv6 else ""),
+            "ipv4, ipv6 or both, such as `ipv4: 192.0.2.10`",
+            fix="write the address that your provider shows",
+        )
+    inside = any(f".{host.name}".endswith(f".{name}") for name in parts.listed)
+    if not inside and zone_of(host, ()) is None:
+        yield _error(
+            f"{path}.zoneId",
+            "host-without-zone",
+            f"it is missing, and {host.name} is in none of the listed domains",
+            'the id of the zone that holds this name, such as "0123456789abcdef0123456789abcdef"',
+            why="the host's addresses are published there",
+            fix="add zoneId to the host, or choose a host name inside a listed domain",
+        )
+    for where, domain in parts.domains:
+        if domain.name == host.name and domain.mail == "none":
+            yield _error(
+                f"{where}.mail",
+                "host-name-silent",
+                f"{domain.name} is also the name of a host, which sends bounces with it",
+                "forward or external, or no entry for this name at all",
+                fix="take the domain out, or give the host another name",
+            )
+
+
+def _domain(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Finding]:
+    yield from _external(path, domain, parts)
+    if domain.mail == "none":
+        yield from _silent(path, domain)
+        return
+    yield from spf.review(domain_spf(domain), f"{path}.spf")
+    if not any(key.stage == "active" for key in domain.dkim):
+        yield _error(
+            f"{path}.dkim",
+            "dkim-not-active",
+            "no key is active" if domain.dkim else "the list is empty",
+            'at least one active key, such as [{selector: "m1", stage: active}]',
+            why="mail would leave unsigned and fail DMARC when it is forwarded",
+            fix=f"set one selector to active; the stages are {', '.join(dkim.STAGES)}",
+        )
+    for index, key in enumerate(domain.dkim):
+        if len(name := dkim.record_name(key.selector, domain.name)) > limits.DOMAIN:
+            yield _error(
+                f"{path}.dkim[{index}].selector",
+                "dkim-name-long",
+                f"the record's name would have {len(name)} characters",
+                f"at most {limits.DOMAIN}",
+                fix="choose a shorter selector",
+            )
+
+
+def _external(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Finding]:
+    if domain.mail != "external":
+        if domain.mx:
+            yield _error(
+                f"{path}.mx",
+                "mx-unused",
+                f"mx belongs to `mail: external`, but mail is {domain.mail}",
+                "no mx, or `mail: external`",
+                fix="take mx out, or set `mail: external` if the mailboxes are elsewhere",
+            )
+        return
+    if not domain.mx:
+        yield _error(
+            f"{path}.mx",
+            "mx-missing",
+            "it is missing",
+            "the hosts that receive this domain's mail, such as [mx.example.net]",
+            why="mail of our own users to this domain must be handed to them",
+            fix="copy the host names of the zone's MX records",
+        )
+    ours = {host.name for _, host in parts.hosts}
+    for index, host in enumerate(domain.mx):
+        if host in ours:
+            yield _error(
+                f"{path}.mx[{index}]",
+                "mx-is-ours",
+                f"{host} is our own host",
+                "a host that is not in mailroom:hosts",
+                why="mail would go round in circles",
+                fix="set `mail: forward` if our host receives this domain's mail",
+            )
+    if domain.aliases:
+        yield _error(
+            f"{path}.aliases",
+            "aliases-unused",
+            "mail of this domain is received elsewhere",
+            "no aliases, or `mail: forward`",
+            fix="set up the aliases where the mailboxes are",
+        )
+
+
+def _silent(path: str, domain: DomainSettings) -> Iterator[Finding]:
+    given = {"users": domain.users, "aliases": domain.aliases, "dkim": domain.dkim}
+    if "spf" in domain.model_fields_set:
+        given["spf"] = (domain.spf,)
+    for key, value in given.items():
+        if value:
+            yield _error(
+                f"{path}.{key}",
+                "silent-domain",
+                f"`mail: none` says that {domain.name} neither sends nor receives",
+                f"no {key}, or another value for mail",
+                fix=f"take {key} out, or set `mail: forward`",
+            )
+    if domain.dmarc.policy != "reject":
+        yield _error(
+            f"{path}.dmarc.policy",
+            "silent-domain-policy",
+            f"{domain.dmarc.policy} for a domain that never sends",
+            "reject, or no policy (reject is what you get)",
+            fix="take policy out",
+        )
+
+
+def _password_path(address: str) -> str:
+    return f'mailroom:passwords["{address}"]'
+
+
+def _passwords(parts: Parts) -> Iterator[Finding]:
+    if parts.passwords is None:
+        return
+    addresses: set[str] = set()
+    for path, domain in parts.domains:
+        for position, user in enumerate(domain.users):
+            address = f"{user.name}@{domain.name}"
+            addresses.add(address)
+            if address not in parts.passwords and domain.mail != "none":
+                yield _error(
+                    f"{path}.users[{position}]",
+                    "password-missing",
+                    f"{address} has no password",
+                    f"an entry {address} in mailroom:passwords",
+                    fix=f"`pulumi config set --secret --path 'mailroom:passwords[\"{address}\"]'`",
+                )
+    readable = {domain.name for _, domain in parts.domains}
+    for address in parts.passwords:
+        domain_name = address.rpartition("@")[2]
+        if address in addresses or (domain_name in parts.listed and domain_name not in readable):
+            continue
+        yield _nobody(address, listed=domain_name in readable)
+
+
+def _nobody(address: str, *, listed: bool) -> Finding:
+    user, _, domain = address.rpartition("@")
+    found = f"{domain} has no user {names.shown(user)}" if listed else f"{domain} is not a listed domain"
+    return _error(
+        _password_path(address),
+        "password-of-nobody",
+        found,
+        "only addresses of users under mailroom:domains",
+        why="the account would not exist, and its owner would not know why",
+        fix=f"add {user} to the users of {domain}, or take the password out",
+    )
+
+
+_ENDS: Final = {
+    "loop": "the aliases lead back to {address}",
+    "too deep": f"more than {limits.ALIAS_DEPTH - 1} aliases in a row",
+    "nobody": "{address} is neither a user nor an alias",
+}
+
+
+def _mail_that_goes_nowhere(parts: Parts) -> Iterator[Finding]:
+    if parts.acme is None or len(parts.domains) != len(parts.listed):
+        return  # an alias may lead to a domain that could not be read
+    served = [domain for _, domain in parts.domains]
+    book = aliases.book_of(served, parts.acme.email)
+    for path, domain in parts.domains:
+        for name in aliases.lines(domain, parts.acme.email):
+            address = f"{name}@{domain.name}"
+            for end in sorted(book.ends(address), key=lambda end: (end.kind, end.address)):
+                if end.kind in _ENDS and not (end.kind == "nobody" and name == aliases.CATCH_ALL):
+                    yield _error(
+                        f"{path}.aliases.{name}" if name != aliases.CATCH_ALL else f'{path}.aliases["*"]',
+                        "alias-leads-nowhere",
+                        _ENDS[end.kind].format(address=end.address),
+                        "destinations that end at an address elsewhere, such as someone@gmail.com",
+                        why=f"mail to {address} would be lost or bounce",
+                        fix=f"give {name} an address outside these domains in aliases",
+                    )
+
+
+def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> Iterator[Finding]:
+    if domain.mail == "none":
+        return
+    book = aliases.book(settings)
+    for position, user in enumerate(domain.users):
+        address = f"{user.name}@{domain.name}"
+        if any(end.kind == "mailbox" for end in book.ends(address)):
+            yield _warning(
+                f"{path}.users[{position}]",
+                "user-without-destination",
+                f"mail to {address} has no destination",
+                f"an alias such as `{user.name}: [someone@gmail.com]`",
+                why="answers to its messages would come back to their senders",
+                fix=f"add {user.name} to the aliases of {domain.name}",
+            )
+        if user.export and passwords.is_hash(settings.passwords[address].get_secret_value()):
+            yield _warning(
+                f"{path}.users[{position}].export",
+                "export-of-hash",
+                f"the password of {address} is known as a hash only",
+                "export for users whose password is stored in clear",
+                fix="take export out, or store the password itself",
+            )
+    yield from _policy_warnings(path, domain, book)
+
+
+def _policy_warnings(path: str, domain: DomainSettings, book: aliases.Book) -> Iterator[Finding]:
+    if domain.dmarc.policy == "none":
+        yield _warning(
+            f"{path}.dmarc.policy",
+            "dmarc-none",
+            "none: forged mail is only reported",
+            "quarantine, then reject, once the reports show no sender you forgot",
+            fix="read the reports for two weeks, then set `policy: quarantine`",
+        )
+    if domain.spf.all == "?all":
+        yield _warning(
+            f"{path}.spf.all",
+            "spf-neutral",
+            "?all says nothing about other senders",
+            '"~all" or "-all"',
+            fix='set "~all"',
+        )
+    for position, address in enumerate(domain.dmarc.rua):
+        if any(end.kind in {"nobody", "mailbox"} for end in book.ends(address)):
+            yield _warning(
+                f"{path}.dmarc.rua[{position}]",
+                "report-address-unread",
+                f"nobody receives mail to {address}",
+                "an address with an alias",
+                why="the reports would be refused and lost",
+                fix=f"add {address.partition('@')[0]} to the aliases",
+            )

@@ -1,0 +1,200 @@
+"""Whose record is it: what we claim in a zone, and which records there stand in the way of it.
+
+Reading the zone is done elsewhere; nothing here changes or takes over a record.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from standards import dmarc, spf
+from standards.finding import Finding
+from standards.names import shown
+from standards.records import unquoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from components.settings import Settings
+    from standards.records import Record
+
+_MARK: Final = re.compile(r"(?:^|\s)mailroom:(\S+)\s*$")
+_ROUTING: Final = re.compile(r"(^|\.)mx\.cloudflare\.net\.?$", re.IGNORECASE)
+_HOST_KINDS: Final = {"A", "AAAA"}  # a foreign address of either family would make a host's name ambiguous
+
+Existing = dict[str, Any]
+
+
+class Claim(TypedDict):
+    """One name of ours in a zone, the kinds of records that are ours there, the MX it must already have."""
+
+    name: str
+    kinds: list[str]
+    zone_id: str
+    keys: list[str]
+    mx: list[str]
+
+
+def kind(record_type: str, name: str, content: str) -> str:
+    """A (type, name, content) as the kind that excludes others of its kind: SPF is not any TXT."""
+    if record_type != "TXT":
+        return record_type
+    if "._domainkey." in name:
+        return "DKIM"
+    text = unquoted(content)
+    if name.startswith("_dmarc.") and (dmarc.is_record(text) or text.lower().startswith("v=dmarc")):
+        return "DMARC"
+    return "SPF" if spf.is_record(text) else "TXT"
+
+
+def ours_at(records: Iterable[Record]) -> dict[str, set[str]]:
+    """The names we write to and the kinds of records that are ours there."""
+    claimed: dict[str, set[str]] = {}
+    for record in records:
+        kinds = claimed.setdefault(record.name, set())
+        kinds.add("DKIM" if record.dkim else kind(record.type, record.name, record.content or ""))
+        if kinds & _HOST_KINDS:
+            kinds |= _HOST_KINDS
+    return claimed
+
+
+def claims(settings: Settings, records: Sequence[Record], zone_id: str) -> list[Claim]:
+    """What the stack claims in one zone, as plain data for the gate."""
+    external = {domain.name: list(domain.mx) for domain in settings.domains if domain.mail == "external"}
+    in_zone = [record for record in records if record.zone_id == zone_id]
+    return [
+        Claim(
+            name=name,
+            kinds=sorted(kinds),
+            zone_id=zone_id,
+            keys=[record.key for record in in_zone if record.name == name],
+            mx=external.get(name, []),
+        )
+        for name, kinds in sorted(ours_at(in_zone).items())
+    ]
+
+
+def owner(record: Mapping[str, Any]) -> str | None:
+    """The stack that a record's comment names, None for a record of somebody else."""
+    match = _MARK.search(record.get("comment") or "")
+    return match[1] if match else None
+
+
+def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str) -> list[Finding]:
+    """Every record that stands in the way of ours, and every MX that is not what an external domain says."""
+    findings = []
+    for claim in wanted:
+        here = [record for record in existing if _name(record) == claim["name"]]
+        findings += [
+            _conflict(record, claim, stack)
+            for record in here
+            if owner(record) != stack and _stands_in_the_way(record, claim)
+        ]
+        if claim["mx"]:
+            findings += _other_mx(here, claim)
+    return findings
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    return str(record["name"]).rstrip(".").lower()
+
+
+def _stands_in_the_way(record: Mapping[str, Any], claim: Claim) -> bool:
+    found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
+    return found == "CNAME" or found in claim["kinds"]
+
+
+def _described(record: Mapping[str, Any]) -> str:
+    priority = f"{record['priority']} " if record.get("priority") is not None else ""
+    value = priority + str(record.get("content") or "")
+    return f"{record['type']} {_name(record)} {shown(value)} (id {record.get('id', 'unknown')})"
+
+
+def _is_email_routing(record: Mapping[str, Any]) -> bool:
+    meta = record.get("meta") or {}
+    if meta.get("email_routing") is True:
+        return True
+    content = str(record.get("content") or "")
+    return bool(_ROUTING.search(content)) or "include:_spf.mx.cloudflare.net" in content.lower()
+
+
+def _conflict(record: Mapping[str, Any], claim: Claim, stack: str) -> Finding:
+    other = owner(record)
+    if other is not None:
+        reason, fix = f"it belongs to the stack {shown(other)}", _other_stack_fix(other)
+    elif _is_email_routing(record):
+        reason = "it belongs to Cloudflare Email Routing"
+        fix = (
+            "in the Cloudflare dashboard open Email > Email Routing > Settings, disable it and delete its "
+            "records; or keep it and set `mail: external` with its hosts in `mx`, and put "
+            "_spf.mx.cloudflare.net into `spf.includes`"
+        )
+    else:
+        reason, fix = "it was not made by this stack", _foreign_fix(record, claim, stack)
+    return Finding(
+        severity="error",
+        id="record-not-ours",
+        subject=claim["name"],
+        expected=f"no {_clashing(record, claim)} there but our own (comment ending with 'mailroom:{stack}')",
+        found=f"{_described(record)}: {reason}",
+        why="two of them contradict each other, and records of others are never changed or deleted",
+        fix=fix,
+    )
+
+
+def _clashing(record: Mapping[str, Any], claim: Claim) -> str:
+    return f"{kind(str(record['type']), claim['name'], str(record.get('content') or ''))} record"
+
+
+def _other_stack_fix(other: str) -> str:
+    return (
+        f"use other names in this stack, or take them out of {shown(other)} and run `pulumi up` there first; "
+        "environments use different domains"
+    )
+
+
+def _foreign_fix(record: Mapping[str, Any], claim: Claim, stack: str) -> str:
+    name, content = claim["name"], str(record.get("content") or "")
+    ways = ["delete it in the Cloudflare dashboard if nothing needs it"]
+    match kind(str(record["type"]), name, content):
+        case "SPF":
+            ways.append("copy its include: terms to `spf.includes` and others to `spf.mechanisms` before that")
+        case "DKIM":
+            ways.append("or choose another selector in `dkim`")
+        case "DMARC":
+            ways.append("and set `dmarc` to what it says, so that the policy does not get weaker")
+        case "MX":
+            ways.append("or set `mail: external` and list its hosts in `mx` if mail shall go on arriving there")
+        case _:
+            ways.append("or choose another host name")
+    identifier = record.get("id", "<record id>")
+    ways.append(
+        f"or take it over: end its comment with 'mailroom:{stack}' and run `pulumi import "
+        f"cloudflare:index/dnsRecord:DnsRecord '{_key(record, claim)}' {claim['zone_id']}/{identifier}`"
+    )
+    return "; ".join(ways)
+
+
+def _key(record: Mapping[str, Any], claim: Claim) -> str:
+    """The logical name of ours that the record would become; the name itself where there is none."""
+    suffix = kind(str(record["type"]), claim["name"], "" if record.get("content") is None else record["content"])
+    matching = [key for key in claim["keys"] if f"/{suffix.lower()}" in key]
+    return matching[0] if matching else claim["name"]
+
+
+def _other_mx(here: Sequence[Mapping[str, Any]], claim: Claim) -> list[Finding]:
+    found = sorted(str(record["content"]).rstrip(".").lower() for record in here if record["type"] == "MX")
+    if found == sorted(claim["mx"]):
+        return []
+    return [
+        Finding(
+            severity="error",
+            id="external-mx-differs",
+            subject=claim["name"],
+            expected=f"MX {', '.join(sorted(claim['mx']))}, as `mx` of this domain says",
+            found=f"MX {', '.join(found)}" if found else "no MX record",
+            why="mail from our own users to this domain is sent to the hosts in `mx`, not to those in DNS",
+            fix="write the hosts of the zone's MX records into `mx`, or correct the records there",
+        )
+    ]

@@ -1,0 +1,243 @@
+"""The single source of the DNS a stack wants: every record with its value and the reason it exists.
+
+Publishing, checking and printing them is done elsewhere, from this list alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rdtypes.ANY.TXT
+
+from standards import dkim, dmarc, limits, spf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from components.settings import DomainSettings, HostSettings, Settings
+
+RecordType = Literal["A", "AAAA", "MX", "TXT"]
+Wave = Literal["host", "identity", "mail"]
+
+TTL: Final = 300  # short enough to move a host or correct a mistake within minutes
+NO_DKIM_KEYS: Final[Mapping[tuple[str, str], str]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One record as Cloudflare stores it: lower-case full name, quoted TXT strings, MX host without dot.
+
+    `key` is its stable logical name, `owner` the host or domain it belongs to, `wave` the step of a run that
+    publishes it. `content` is None while its DKIM key (`dkim`: domain and selector) does not exist yet.
+    """
+
+    key: str
+    name: str
+    type: RecordType
+    content: str | None
+    reason: str
+    wave: Wave
+    owner: str
+    zone_id: str
+    ttl: int = TTL
+    priority: int | None = None
+    dkim: tuple[str, str] | None = None
+
+    @property
+    def shown(self) -> str:
+        """The content for tables and explanations."""
+        return dkim.NEW_KEY if self.content is None else self.content
+
+    @property
+    def presentation(self) -> str | None:
+        """The value as a zone file and dnspython write it, for comparison with what servers answer."""
+        if self.content is None or self.type != "MX":
+            return self.content
+        return f"{self.priority} {self.content.removesuffix('.')}."
+
+    def comment(self, stack: str) -> str:
+        """The reason, cut to what Cloudflare stores, and at the end the mark that makes the record ours."""
+        mark = f" mailroom:{stack}"
+        room = limits.CLOUDFLARE_COMMENT - len(mark)
+        reason = self.reason if len(self.reason) <= room else self.reason[: max(room - 3, 0)] + "..."
+        return f"{reason}{mark}"
+
+
+def quoted(text: str) -> str:
+    """A TXT value as quoted strings of at most 255 octets, in dnspython's spelling."""
+    octets = text.encode()
+    size = limits.TXT_STRING
+    strings = [octets[start : start + size] for start in range(0, len(octets), size)] or [b""]
+    rdata = dns.rdtypes.ANY.TXT.TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings)
+    return rdata.to_text()
+
+
+def unquoted(content: str) -> str:
+    """The text a receiver reads in a TXT record's content, quoted or (as some tools store it) not."""
+    if not content.startswith('"'):
+        return content
+    rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, content)
+    assert isinstance(rdata, dns.rdtypes.ANY.TXT.TXT)  # noqa: S101  (asked for that type)
+    return b"".join(rdata.strings).decode("utf-8", "replace")
+
+
+def with_dkim_key(record: Record, public_key: str) -> Record:
+    """The DKIM record once its public key (base64 or PEM of the SubjectPublicKeyInfo) is known."""
+    return replace(record, content=quoted(dkim.key_record(public_key)))
+
+
+def wanted_records(settings: Settings, dkim_public: Mapping[tuple[str, str], str] = NO_DKIM_KEYS) -> list[Record]:
+    """Every record the stack wants; a DKIM record whose key is not in `dkim_public` has no content yet."""
+    records = [record for host in settings.hosts for record in _of_host(host, settings)]
+    for domain in settings.domains:
+        records += _of_domain(domain, settings)
+    return [
+        with_dkim_key(record, dkim_public[record.dkim])
+        if record.content is None and record.dkim and record.dkim in dkim_public
+        else record
+        for record in records
+    ]
+
+
+def sending_addresses(hosts: Sequence[HostSettings]) -> tuple[list[str], list[str]]:
+    """The IPv4 and IPv6 addresses our mail leaves from."""
+    return (
+        [host.ipv4 for host in hosts if host.ipv4],
+        [host.ipv6 for host in hosts if host.ipv6 and host.ipv6_outbound],
+    )
+
+
+def zone_of(host: HostSettings, domains: Sequence[DomainSettings]) -> str | None:
+    """The zone a host's name is written to: its own setting, else that of the longest domain around it."""
+    if host.zone_id:
+        return host.zone_id
+    around = [domain for domain in domains if f".{host.name}".endswith(f".{domain.name}")]
+    return max(around, key=lambda domain: len(domain.name)).zone_id if around else None
+
+
+def _of_host(host: HostSettings, settings: Settings) -> Iterator[Record]:
+    zone_id = zone_of(host, settings.domains)
+    assert zone_id is not None, f"settings let {host.name} pass without a zone"  # noqa: S101
+    ipv4, ipv6 = sending_addresses([host])
+    for kind, addresses in (("A", ipv4), ("AAAA", ipv6)):
+        for address in addresses:
+            yield Record(
+                key=f"{host.name}/{kind.lower()}",
+                name=host.name,
+                type="A" if kind == "A" else "AAAA",
+                content=address,
+                reason="Host name, EHLO name and PTR must lead to this address and back",
+                wave="host",
+                owner=host.name,
+                zone_id=zone_id,
+            )
+    if all(domain.name != host.name for domain in settings.domains):  # a name has one SPF record
+        yield Record(
+            key=f"{host.name}/spf",
+            name=host.name,
+            type="TXT",
+            content=quoted("v=spf1 a -all"),
+            reason="Bounces have no sender, so receivers check the EHLO name's SPF",
+            wave="host",
+            owner=host.name,
+            zone_id=zone_id,
+        )
+
+
+def _of_domain(domain: DomainSettings, settings: Settings) -> Iterator[Record]:
+    if domain.mail == "none":
+        yield from _of_silent_domain(domain)
+        return
+    yield _txt(
+        domain,
+        "spf-hosts",
+        f"_spf.{domain.name}",
+        spf.record(spf.addresses(*sending_addresses(settings.hosts)), ending="-all"),
+        "The addresses our hosts send from, for the domain's SPF record to include",
+    )
+    yield _txt(
+        domain,
+        "spf",
+        domain.name,
+        domain_spf(domain),
+        "Says which servers may send mail with this domain as envelope sender",
+    )
+    for key in domain.dkim:
+        yield _dkim_key(domain, key.selector, key.stage)
+    if domain.mail == "forward":
+        for host in settings.hosts:
+            yield _mx(domain, f"mx/{host.name}", host.name, 10, "Mail to this domain arrives at our host")
+    yield _dmarc(domain, "Says what receivers do with mail that fails SPF and DKIM, and where reports go")
+
+
+def _of_silent_domain(domain: DomainSettings) -> Iterator[Record]:
+    yield _txt(domain, "spf", domain.name, spf.DENY_ALL, "This domain sends no mail")
+    yield _mx(domain, "mx", ".", 0, "This domain receives no mail (null MX, RFC 7505)")
+    yield _dmarc(domain, "This domain sends no mail: receivers reject what claims to be from it")
+
+
+def domain_spf(domain: DomainSettings) -> str:
+    """The text of the SPF record at a sending domain; our hosts come first, they answer soonest."""
+    ours = [f"include:_spf.{domain.name}", *domain.spf.mechanisms]
+    return spf.record(ours, domain.spf.includes, ending=domain.spf.all)
+
+
+def _txt(domain: DomainSettings, kind: str, name: str, text: str, reason: str, wave: Wave = "identity") -> Record:
+    return Record(
+        key=f"{domain.name}/{kind}",
+        name=name,
+        type="TXT",
+        content=quoted(text),
+        reason=reason,
+        wave=wave,
+        owner=domain.name,
+        zone_id=domain.zone_id,
+    )
+
+
+def _dkim_key(domain: DomainSettings, selector: str, stage: dkim.Stage) -> Record:
+    revoked = stage == "revoked"
+    return Record(
+        key=f"{domain.name}/dkim/{selector}",
+        name=dkim.record_name(selector, domain.name),
+        type="TXT",
+        content=quoted(dkim.REVOKED) if revoked else None,
+        reason="This DKIM key is taken back: nothing signs with it any more"
+        if revoked
+        else "Public key that proves the DKIM signatures of our hosts",
+        wave="identity",
+        owner=domain.name,
+        zone_id=domain.zone_id,
+        dkim=(domain.name, selector),
+    )
+
+
+def _mx(domain: DomainSettings, kind: str, host: str, priority: int, reason: str) -> Record:
+    return Record(
+        key=f"{domain.name}/{kind}",
+        name=domain.name,
+        type="MX",
+        content=host,
+        priority=priority,
+        reason=reason,
+        wave="mail",
+        owner=domain.name,
+        zone_id=domain.zone_id,
+    )
+
+
+def _dmarc(domain: DomainSettings, reason: str) -> Record:
+    wishes = domain.dmarc
+    text = dmarc.record(
+        wishes.policy,
+        subdomains=wishes.sp,
+        nonexistent=wishes.np,
+        rua=wishes.rua,
+        ruf=wishes.ruf,
+        fo=wishes.fo,
+    )
+    return _txt(domain, "dmarc", dmarc.record_name(domain.name), text, reason, "mail")
