@@ -1,1 +1,1 @@
-"""The small internet: machines, network, DNS, ACME, API and a receiver that judges. Imports nothing from components/."""
+"""The small internet: machines, network, DNS, ACME, API, a receiver that judges. Imports nothing from components."""

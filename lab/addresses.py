@@ -18,7 +18,7 @@ GUEST_SITE_PACKAGES: Final = "/srv/mailroom/site-packages"
 GUEST_MAIL: Final = "/srv/mailroom/mail"
 """Writable; received messages, seen on the machine as `Folders.mail`."""
 
-VPS_OCTETS: Final = (*range(10, 14), *range(16, 20), *range(40, 53), *range(56, 100))
+VPS_OCTETS: Final[tuple[int, ...]] = (*range(10, 14), *range(16, 20), *range(40, 53), *range(56, 100))
 """Last octets a VPS may have; the gaps are the lab's own services."""
 
 
@@ -95,11 +95,6 @@ class Plan:
         return self.address(25)
 
     @property
-    def colleagues(self) -> Pair:
-        """The mail exchanger of a second party that is not the judge."""
-        return self.address(26)
-
-    @property
     def resolver(self) -> Pair:
         """The validating resolver."""
         return self.address(53)
@@ -117,7 +112,7 @@ class Plan:
     @property
     def services(self) -> tuple[Pair, ...]:
         """All addresses of the guest that runs the lab's services."""
-        return (self.resolver, self.ns1, self.ns2, self.acme, self.api, self.receiver, self.colleagues)
+        return (self.resolver, self.ns1, self.ns2, self.acme, self.api, self.receiver)
 
     @property
     def uplink_machine(self) -> Pair:

@@ -41,11 +41,14 @@ class Bind:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One guest of a lab; all its state is on disk and in the kernel, so any process may manage it."""
+    """One guest of a lab; all its state is on disk and in the kernel, so any process may manage it.
+
+    Without `addresses` the network is left to whoever prepares the disk.
+    """
 
     plan: Plan
     name: str
-    addresses: tuple[Pair, ...]
+    addresses: tuple[Pair, ...] = ()
     ipv6: bool = True
     suite: str = "bookworm"
     binds: tuple[Bind, ...] = ()
@@ -83,7 +86,8 @@ class Machine:
         layers = f"lowerdir={base},upperdir={upper},workdir={work}"
         run("mount", "-t", "overlay", label, "-o", layers, str(self.root))
         self._write_identity(host_key)
-        self._write_network()
+        if self.addresses:
+            self._write_network()
         self._write_apt()
 
     def start(self) -> None:
@@ -223,9 +227,7 @@ def hierarchies() -> list[Path]:
         return [CGROUPS]
     found = [CGROUPS / name for name in ("unified", "systemd") if (CGROUPS / name).is_dir()]
     if len(found) != 2:  # noqa: PLR2004  (both trees of a hybrid machine)
-        raise LabError(
-            "this machine mounts no cgroup v2 tree at /sys/fs/cgroup (or .../unified); the lab needs one"
-        )
+        raise LabError("this machine mounts no cgroup v2 tree at /sys/fs/cgroup (or .../unified); the lab needs one")
     return found
 
 
@@ -264,6 +266,12 @@ def remove_mounts(below: Path) -> list[str]:
         if not succeeds("umount", point):
             run("umount", "--lazy", point)
     return ours
+
+
+def forget_runtime() -> None:
+    """Remove the mount point the supervisors of guests used, when nothing else of nspawn is in it."""
+    with suppress(OSError):
+        Path("/run/systemd/nspawn").rmdir()
 
 
 def wait_for_ssh(address: str, *, timeout: float) -> float:

@@ -65,9 +65,7 @@ def configured(root: Path = Path("/")) -> list[Source]:
 def os_release(root: Path = Path("/")) -> dict[str, str]:
     """The fields of `/etc/os-release`."""
     path = root / "etc/os-release"
-    pairs = (
-        (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line) if path.exists() else ()
-    )
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line) if path.exists() else ()
     return {key: value.strip().strip("\"'") for key, value in pairs}
 
 
@@ -87,7 +85,7 @@ def endpoints(lines: list[str]) -> tuple[Mirror, ...]:
 
 
 def _is_debian(source: Source, codename: str) -> bool:
-    """Third parties use our codename too (`bookworm stable`), so the key must be Debian's or apt's default."""
+    """Third parties use our codename too (`bookworm stable`): the key must be Debian's or apt's default."""
     suites = (codename, f"{codename}-updates", f"{codename}-security")
     key = source.signed_by is None or "debian-archive" in source.signed_by
     return bool(codename) and source.suite in suites and "main" in source.components and key
@@ -148,10 +146,6 @@ def _uris(uri: str, root: Path) -> list[str]:
     """The http(s) address behind a URI; `mirror+file:` (Debian's cloud images) names a file with a list."""
     if uri.startswith("mirror+file:"):
         path = root / urlsplit(uri).path.lstrip("/")
-        words = (
-            [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-            if path.exists()
-            else []
-        )
+        words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
         return [word for word in words if re.match("https?://", word)][:1]
     return [uri] if re.match("https?://", uri) else []

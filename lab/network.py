@@ -95,6 +95,19 @@ def is_up(plan: Plan) -> bool:
     )
 
 
+def check_mirrors(plan: Plan) -> None:
+    """Refuse a machine that does not pass the lab's packets on, before apt in a guest waits for minutes."""
+    for mirror in plan.mirrors:
+        connect = f"</dev/tcp/{mirror.ipv4[0]}/{mirror.port}"
+        if not succeeds("nsenter", f"--net=/run/netns/{plan.netns}", "timeout", "10", "bash", "-c", connect):
+            raise LabError(
+                f"machines in the lab cannot reach the package mirror {mirror.name} ({mirror.ipv4[0]} port"
+                f" {mirror.port}), though this machine can resolve it; allow forwarding from the interface"
+                f" {plan.uplink_interface} in this machine's firewall (Docker closes it: iptables -I DOCKER-USER"
+                f" -i {plan.uplink_interface} -j ACCEPT)"
+            )
+
+
 def down(lab: str) -> list[str]:
     """Remove every part that is there and name it; the processes in the lab are dead already."""
     netns = f"mailroom-{lab}"
