@@ -1,0 +1,126 @@
+"""What the dynamic providers do when they are called, without an engine; gates are judged on what they refuse."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key
+
+from components.chasquid.provider import UsersProvider
+from components.dkim.provider import DkimKeyProvider
+from components.dns.provider import ZoneGateProvider
+from components.dynamic_provider import _own_words
+from operations import cloudflare
+from standards import passwords
+from standards.finding import Finding, Problems
+
+KEY = {"domain": "example.com", "selector": "m1"}
+
+
+def test_a_dkim_key_is_rsa_2048_and_its_public_half_belongs_to_it() -> None:
+    made = DkimKeyProvider().create(dict(KEY)).outs
+    private = load_pem_private_key(made["private"].encode(), None)
+    public = load_der_public_key(base64.b64decode(made["public"]))
+    assert private.public_key().public_numbers() == public.public_numbers()
+    assert private.key_size == 2048
+
+
+def test_a_dkim_key_survives_an_update() -> None:
+    provider = DkimKeyProvider()
+    made = provider.create(dict(KEY)).outs
+    assert provider.update("id", made, dict(KEY)).outs == made
+
+
+@pytest.mark.parametrize(("key", "value"), [("selector", "m2"), ("domain", "example.org")])
+def test_another_selector_or_domain_is_another_key(key: str, value: str) -> None:
+    made = DkimKeyProvider().create(dict(KEY)).outs
+    assert DkimKeyProvider().diff("id", made, KEY | {key: value}).replaces == [key]
+
+
+def users(*pairs: tuple[str, str], domains: tuple[str, ...] = ("example.com",)) -> dict[str, Any]:
+    return {"name": "users", "domains": list(domains), "passwords": dict(pairs)}
+
+
+def test_an_unchanged_password_keeps_its_hash_and_a_changed_one_gets_another() -> None:
+    provider = UsersProvider()
+    before = provider.create(users(("a@example.com", "one-password"), ("b@example.com", "two-password"))).outs
+    after = provider.update(
+        "id", before, users(("a@example.com", "one-password"), ("b@example.com", "new-password"))
+    ).outs
+    assert after["hashes"]["a@example.com"] == before["hashes"]["a@example.com"]
+    assert after["hashes"]["b@example.com"] != before["hashes"]["b@example.com"]
+    assert after["changed"] == {"b@example.com": "new-password"}
+
+
+def test_two_users_with_one_password_have_different_hashes() -> None:
+    hashes = UsersProvider().create(users(("a@example.com", "same-password"), ("b@example.com", "same-password"))).outs
+    assert len(set(hashes["hashes"].values())) == 2
+
+
+def test_a_ready_hash_is_used_as_it_is_and_proves_no_login() -> None:
+    ready = str(passwords.scrypt_hash("a-password", b"0123456789abcdef"))
+    made = UsersProvider().create(users(("a@example.com", ready))).outs
+    assert made["hashes"] == {"a@example.com": ready}
+    assert made["changed"] == {}
+
+
+def test_a_domain_that_lost_its_last_user_gets_an_empty_file() -> None:
+    made = UsersProvider().create(users(domains=("example.com",))).outs
+    assert "users" not in made["files"]["example.com"].split("#")[0] or "key" not in made["files"]["example.com"]
+
+
+def test_a_no_op_compares_inputs_and_hashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = UsersProvider().create(users(("a@example.com", "one-password"))).outs
+    monkeypatch.setattr(passwords, "scrypt_hash", None)
+    news = users(("a@example.com", "one-password")) | {"files": None, "hashes": None, "changed": None}
+    assert UsersProvider().diff("id", made, news).changes is False
+
+
+class FakeZone:
+    """A zone with one foreign MX."""
+
+    findings: list[Finding] = []
+    listed = 0
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def verify(self, _domain: str) -> list[Finding]:
+        return self.findings
+
+    def records(self) -> list[dict[str, Any]]:
+        FakeZone.listed += 1
+        return [{"id": "1" * 32, "type": "MX", "name": "example.com", "content": "mx.other.net", "comment": None}]
+
+
+def gate(kinds: list[str]) -> dict[str, Any]:
+    claim = {"name": "example.com", "kinds": kinds, "zone_id": "0" * 32, "keys": ["example.com/mx"], "mx": []}
+    return {"name": "example.com", "zone_id": "0" * 32, "wanted": [claim], "stack": "dev", "token": "CANARY-token"}
+
+
+def test_a_foreign_record_at_our_name_stops_the_run_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudflare, "Zone", FakeZone)
+    with pytest.raises(Problems, match="mx.other.net") as stopped:
+        ZoneGateProvider().create(gate(["MX"]))
+    assert "CANARY" not in str(stopped.value)
+
+
+def test_a_foreign_record_of_a_kind_we_do_not_write_is_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudflare, "Zone", FakeZone)
+    assert ZoneGateProvider().create(gate(["SPF"])).id == "example.com"
+
+
+def test_a_problem_reaches_the_person_without_a_traceback() -> None:
+    import traceback
+
+    explain = _own_words(traceback.format_exc)
+    try:
+        raise Problems("the host does not answer", [])
+    except Problems:
+        assert explain() == "the host does not answer"
+    try:
+        raise ValueError("a defect of ours")
+    except ValueError:
+        assert re.match(r"Traceback .*a defect of ours", explain(), re.DOTALL)
