@@ -138,6 +138,7 @@ def pdns_conf(server: str, addresses: Pair, api_port: int) -> str:
         "zone-cache-refresh-interval": "0",
         "consistent-backends": "no",
         "socket-dir": f"/run/{server}",
+        "security-poll-suffix": "",
         "version-string": "anonymous",
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())
@@ -159,7 +160,7 @@ def _write_network(root: Path, plan: Plan) -> None:
     network = root / "etc/systemd/network/10-host0.network"
     network.parent.mkdir(parents=True, exist_ok=True)
     network.write_text(
-        "[Match]\nName=host0\n\n[Network]\nDHCP=no\nIPv6AcceptRA=no\n"
+        "[Match]\nName=host0\n\n[Network]\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n"
         f"Gateway={plan.gateway.ipv4}\nGateway={plan.gateway.ipv6}\n\n{sections}"
     )
     resolv = root / "etc/resolv.conf"

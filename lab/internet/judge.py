@@ -7,16 +7,16 @@ import email.policy
 import re
 from dataclasses import dataclass
 from email.utils import getaddresses
-from functools import lru_cache
+from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import authheaders
 import dkim
 import dns.exception
 import dns.resolver
 import spf
-from authheaders.dmarc_lookup import DMARCException, get_org_domain
+from authheaders.dmarc_lookup import DMARCException, answer_to_dict
+from publicsuffixlist import PublicSuffixList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,25 +123,28 @@ def _spf_value(data: Any, kind: str) -> Any:
 
 
 def _signatures(message: bytes, lookup: Lookup) -> tuple[Signature, ...]:
+    verifier = dkim.DKIM(message)
+    count = sum(1 for name, _value in verifier.headers if name.lower() == b"dkim-signature")
+    return tuple(_signature(message, index, lookup) for index in range(count))
+
+
+def _signature(message: bytes, index: int, lookup: Lookup) -> Signature:
+    has_key = False
+
     def text(name: bytes, **_options: object) -> bytes | None:
+        nonlocal has_key
         found = lookup(name.decode("ascii").rstrip("."), "TXT")
+        has_key = bool(found)
         return b"".join(found[0].strings) if found else None
 
     verifier = dkim.DKIM(message)
-    count = sum(1 for name, _value in verifier.headers if name.lower() == b"dkim-signature")
-    return tuple(_signature(message, index, text) for index in range(count))
-
-
-def _signature(message: bytes, index: int, text: Any) -> Signature:
-    verifier = dkim.DKIM(message)
     try:
-        result = "pass" if verifier.verify(idx=index, dnsfunc=text) else "fail"
-    except (Unanswered, dkim.DnsTimeoutError):
+        # dkimpy calls a missing key a failure; RFC 6376 section 6.1.2 calls it permanent error.
+        result = "pass" if verifier.verify(idx=index, dnsfunc=text) else "fail" if has_key else "permerror"
+    except Unanswered:
         result = "temperror"
-    except (dkim.KeyFormatError, dkim.MessageFormatError):  # no or no usable key, or a malformed signature
+    except dkim.DKIMException:  # a malformed signature
         result = "permerror"
-    except dkim.DKIMException:
-        result = "fail"
     fields = verifier.signature_fields
     return Signature(fields.get(b"s", b"").decode(), fields.get(b"d", b"").decode().lower(), result)
 
@@ -154,14 +157,12 @@ def _dmarc(
         return "permerror", "none"
     domain = _a_label(addresses[0].rpartition("@")[2])
     try:
-        # Only its policy discovery is used: its alignment takes one signature and no hyphen in a domain.
-        found = authheaders.dmarc_per_from(domain, dnsfunc=lambda name: _policy_text(name, lookup), policy_only=True)
+        policy, tags = _policy(domain, lookup)
     except Unanswered:
         return "temperror", "none"
     except DMARCException:
         return "permerror", "none"
-    policy, tags = str(found[3]), found[4]
-    if not tags or not policy:
+    if not policy:
         return "none", "none"
     sender = _a_label(envelope.mail_from.rpartition("@")[2] or envelope.ehlo)
     aligned = spf_result == "pass" and _aligned(domain, sender, tags.get("aspf", "r"))
@@ -172,19 +173,35 @@ def _dmarc(
     return "pass" if aligned else "fail", policy
 
 
-def _policy_text(name: str, lookup: Lookup) -> str | None:
-    texts = [b"".join(data.strings).decode("ascii", "replace") for data in lookup(name, "TXT")]
+def _policy(domain: str, lookup: Lookup) -> tuple[str, dict[str, str]]:
+    """What the domain asks for and its whole record; a subdomain without one has its organization's."""
+    tags = _policy_record(domain, lookup)
+    if tags:
+        return tags.get("p", ""), tags
+    organization = _organization(domain)
+    tags = _policy_record(organization, lookup) if organization != domain else {}
+    return tags.get("sp") or tags.get("p", ""), tags
+
+
+def _policy_record(domain: str, lookup: Lookup) -> dict[str, str]:
+    texts = [b"".join(data.strings).decode("ascii", "replace") for data in lookup(f"_dmarc.{domain}", "TXT")]
     policies = [text for text in texts if re.match(r"v=DMARC1\s*(;|$)", text)]
-    return policies[0] if len(policies) == 1 else None  # RFC 7489 section 6.6.3: two policies are none
+    # RFC 7489 section 6.6.3: two policies are none.
+    return dict(answer_to_dict(policies[0])) if len(policies) == 1 else {}
 
 
 def _aligned(from_domain: str, other: str, mode: str) -> bool:
     return from_domain == other or (mode != "s" and _organization(from_domain) == _organization(other))
 
 
-@lru_cache(maxsize=256)
 def _organization(domain: str) -> str:
-    return str(get_org_domain(domain))
+    # authheaders' own function takes `test` for the organization of every domain of the lab.
+    return _suffixes().privatesuffix(domain) or domain
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList()  # the copy of the package, not of the network
 
 
 def _a_label(domain: str) -> str:

@@ -19,7 +19,7 @@ AUTOMATIC_TTL: Final = 1
 TTL_RANGE: Final = range(60, 86401)
 LONGEST_COMMENT: Final = 100
 LONGEST_STRING: Final = 255
-EDGE: Final = {"A": "203.0.113.80", "AAAA": "2001:db8:cf::80"}
+EDGE: Final = {"A": "198.19.255.80", "AAAA": "2001:db8:ffff::80"}
 """What the world sees instead of a proxied address: the provider's web proxy, which carries no mail."""
 
 _HOST_NAME = re.compile(
