@@ -85,7 +85,7 @@ def write_settings(wanted: dict[str, Any]) -> list[str]:
         )
     folder = LETSENCRYPT / "mailroom"
     hostlib.make_directory(folder, 0o700)
-    hostlib.make_directory(MAILROOM)
+    hostlib.make_directory(MAILROOM, 0o750, group=deploy_hook.GROUP)
     changes = []
     if hostlib.write_file(credentials(), f"dns_cloudflare_api_token = {wanted['token']}\n", 0o600):
         changes.append("stored the DNS token")

@@ -154,9 +154,7 @@ def write_pair(pair: Path, content: dict[str, bytes]) -> None:
 
 def swap(link: Path, target: str) -> None:
     """Point a symlink somewhere else; a reader sees the old target or the new one."""
-    fresh = (
-        link.parent.parent / f"{link.name}.link"
-    )  # chasquid takes every directory in certs for a certificate
+    fresh = link.parent.parent / f"{link.name}.link"  # chasquid takes every directory in certs for a certificate
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.rename(link)
