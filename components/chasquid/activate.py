@@ -1,11 +1,13 @@
 #!/usr/bin/python3
-"""Makes the staged files what runs: checks, swaps, restarts at most once, probes; rolls back when the probe fails.
+"""Makes the staged files what runs: tries them out, swaps, restarts at most once, probes; goes back on failure.
 
 Payload: {"plain": digest, "secret": digest, "binary": directory name, "hostname": ..., "domains": [...],
 "certificates": {name: [names]}}.
 
-/etc/mailroom/current is the release that chasquid reads, /etc/mailroom/proven the last one that passed the
-probe. Killed at any point, the next run compares what runs (/run/mailroom/running.json) and converges.
+/etc/mailroom/current is the release that chasquid starts from, /etc/mailroom/proven the last one that passed the
+probe, /etc/mailroom/previous the proven one before. chasquid enters its release when it starts (chdir) and stays
+there when `current` moves on, so every domains/<D>/{users,aliases} is a link through `current` to lists/<D>/: a
+running process re-reads the newest ones. Killed at any point, the next run looks at what runs and converges.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import socket
 import ssl
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from components.certificates import deploy_hook
     from components.host import hostlib
 else:
@@ -31,219 +37,371 @@ else:
 MAILROOM = Path("/etc/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom/chasquid")
 UNIT = Path("/etc/systemd/system/chasquid.service")
-RUNNING = Path("/run/mailroom/running.json")
+PENDING = Path("/run/mailroom/restart-pending")  # there while what runs may be older than what is on disk
+PROC = Path("/proc")
 SERVICE = "chasquid.service"
-GROUP = "chasquid"
+USER = GROUP = "chasquid"
 ADDRESS = "127.0.0.1"
+LISTENERS = 3  # one a port: 25, 587, 465
+TRIAL_LIMIT = 20  # seconds until a trial listens or has ended
 START_LIMIT = 15  # seconds until a restarted server must answer on every port
-RELOADED = re.compile(r"domains/[^/]+/(users|aliases)")  # chasquid re-reads these without a restart
+RELOAD_LIMIT = 1  # seconds; a reload that fails ends the process at once
+LISTS = re.compile(r"domains/([^/]+)/(users|aliases)")  # chasquid re-reads these without a restart
+LOG_PREFIX = re.compile(r"^\S+ +[a-z_]+\.go:\d+ +")
+FATAL = "☠"  # how chasquid marks the line it ends with
 
 
 def main() -> None:
     """Converge; see the module's docstring."""
     wanted = hostlib.read_payload()
     release = build(wanted)
-    check(release, wanted)
-    fingerprint = restart_fingerprint(release)
-    if running() == fingerprint:
-        finish_without_restart(release, wanted)
-    restart(release, fingerprint)
-    if problems := probe_until(START_LIMIT, wanted):
-        roll_back(release, wanted, problems)
+    reasons = restart_reasons(release)
+    current = MAILROOM / "current"
+    if not reasons and current.resolve() == release:
+        accept(release)
+        hostlib.finish(["chasquid enabled at boot"] if enable() else [])
+    if error := try_out(release):
+        refuse(release, error)
+    switch = restart if reasons else reload
+    if problems := switch(release) or probe_until(START_LIMIT, release):
+        go_back(release, problems)
     accept(release)
-    hostlib.finish([f"release {release.name} activated, chasquid restarted once"])
+    how = f"chasquid restarted once ({reasons[0]})" if reasons else "users and aliases re-read without a restart"
+    hostlib.finish([f"release {release.name} activated", how])
 
 
-# --- building and checking ------------------------------------------------------------------------------------
+# --- building a release ---------------------------------------------------------------------------------------
 
 
 def build(wanted: dict[str, Any]) -> Path:
-    """Copy the staged sets into a release directory, complete or not there at all."""
-    name = hashlib.sha256(" ".join(wanted[key] for key in ("plain", "secret", "binary")).encode()).hexdigest()[:16]
-    release = MAILROOM / "releases" / name
-    for directory in (MAILROOM, MAILROOM / "releases"):
-        hostlib.make_directory(directory, 0o750, group=GROUP)
-    if release.is_dir():
-        return release
-    fresh = release.with_name(f"{name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    hostlib.make_directory(fresh, 0o750, group=GROUP)
-    for kind in ("plain", "secret"):
-        copy_set(MAILROOM / "staged" / kind / wanted[kind], fresh)
-    (fresh / "certs").symlink_to(MAILROOM / "certs")
-    (fresh / "bin").symlink_to(PROGRAMS / wanted["binary"])
-    fresh.rename(release)
+    """The release directory of what is wanted: complete and as staged, or not there at all.
+
+    One that was changed by hand is left to the process that may use it; the release gets a second name then.
+    """
+    identity = {key: wanted[key] for key in ("plain", "secret", "binary", "domains")}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    for folder in (MAILROOM, MAILROOM / "releases"):
+        hostlib.make_directory(folder, 0o750, group=GROUP)
+    files, links = content(wanted)
+    for name in (digest, f"{digest}-again"):
+        release = MAILROOM / "releases" / name
+        if is_intact(release, files, links):
+            break
+        if release not in in_use():
+            write(release, files, links)
+            break
+    facts = {"hostname": wanted["hostname"], "certificates": sorted(wanted["certificates"])}
+    hostlib.write_file(release / "probe.json", json.dumps(facts), 0o640, group=GROUP)
     return release
 
 
-def copy_set(staged: Path, target: Path) -> None:
-    """Every file of a staged set, with the mode it asks for, readable for the service's group."""
-    if not staged.is_dir():
-        hostlib.fail(f"{staged} is missing", "expected the staged files", "run `pulumi up --refresh` again")
-    for path, mode in json.loads((staged / ".modes.json").read_text(encoding="utf-8")).items():
-        place = target / path
-        for parent in reversed(place.relative_to(target).parents[:-1]):
-            hostlib.make_directory(target / parent, 0o750, group=GROUP)
-        hostlib.write_file(place, (staged / path).read_bytes(), int(mode, 8), group=GROUP)
+def content(wanted: dict[str, Any]) -> tuple[dict[str, tuple[bytes, int]], dict[str, str]]:
+    """What a release holds: path -> (content, mode) of its files, path -> target of its links."""
+    files = dict(staged_files(wanted))
+    domains = {path.split("/")[1] for path in files if path.startswith("domains/")}
+    if strangers := sorted(domains - set(wanted["domains"]) if wanted["domains"] else ()):
+        hostlib.fail(
+            f"files for {', '.join(strangers)} are staged", f"expected domains {', '.join(wanted['domains'])} only",
+            "run `pulumi up --refresh` again",
+        )  # fmt: skip
+    links = {"certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"])}
+    for domain in sorted(domains.union(wanted["domains"])):
+        for name in ("users", "aliases"):
+            links[f"domains/{domain}/{name}"] = str(MAILROOM / "current" / "lists" / domain / name)
+    return {LISTS.sub(r"lists/\1/\2", path): file for path, file in files.items()}, links
 
 
-def check(release: Path, wanted: dict[str, Any]) -> None:
-    """Let the new release's own checker read it, before anything that runs is touched."""
-    util = str(release / "bin" / "chasquid-util")
-    commands = [["print-config"], *(["check-userdb", domain] for domain in wanted["domains"])]
-    for command in commands:
-        answer = hostlib.run([util, f"-C={release}", *command])
-        if answer.returncode:
-            refuse(release, f"chasquid-util {' '.join(command)}: {one_line(answer.stdout + answer.stderr)}")
-    for domain in wanted["domains"]:
-        if bad := bad_alias_lines(release / "domains" / domain / "aliases"):
-            refuse(release, f"aliases of {domain}: {bad[0]!r} is no alias line")
-    for name in wanted["certificates"]:
-        directory = MAILROOM / "certs" / deploy_hook.directory_of(name, wanted["hostname"])
-        if not (directory / "fullchain.pem").is_file():
-            refuse(release, f"{directory} holds no certificate for {name}")
+def staged_files(wanted: dict[str, Any]) -> Iterator[tuple[str, tuple[bytes, int]]]:
+    """Both staged sets, with the mode each file asks for."""
+    for kind in ("plain", "secret"):
+        staged = MAILROOM / "staged" / kind / wanted[kind]
+        if not staged.is_dir():
+            hostlib.fail(f"{staged} is missing", "expected the staged files", "run `pulumi up --refresh` again")
+        for path, mode in json.loads((staged / ".modes.json").read_text(encoding="utf-8")).items():
+            yield path, ((staged / path).read_bytes(), int(mode, 8))
 
 
-def bad_alias_lines(path: Path) -> list[str]:
-    """Lines that would end chasquid at its next reload (docs/aliases.md); pipes are refused too."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line and not line.startswith("#") and not re.fullmatch(r"[^\s:,|]+:\s*[^|]+", line)]
+def is_intact(release: Path, files: dict[str, tuple[bytes, int]], links: dict[str, str]) -> bool:
+    """Whether a release on disk is what it should be, byte for byte, with nothing added."""
+    found = {str(path.relative_to(release)) for path in release.rglob("*") if path.is_symlink() or path.is_file()}
+    return found - {"probe.json"} == {*files, *links} and all(
+        [(release / path).read_bytes() == data for path, (data, _) in files.items()]
+        + [(release / path).is_symlink() and str((release / path).readlink()) == to for path, to in links.items()]
+    )
 
 
-def refuse(release: Path, what: str) -> None:
-    """A release that fails its check never runs; what runs is untouched."""
-    shutil.rmtree(release, ignore_errors=True)
-    hostlib.fail(f"the new configuration is not valid ({what})", "nothing was changed", "correct the settings")
+def write(release: Path, files: dict[str, tuple[bytes, int]], links: dict[str, str]) -> None:
+    """Write a release beside its place, readable for the service's group alone, then rename it there."""
+    fresh = release.with_name(f"{release.name}.new")
+    for path in (fresh, release):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in sorted({parent for name in [*files, *links] for parent in (fresh / name).parents}, key=str):
+        if path.is_relative_to(fresh):
+            hostlib.make_directory(path, 0o750, group=GROUP)
+    for name, (data, mode) in files.items():
+        hostlib.write_file(fresh / name, data, mode & 0o750, group=GROUP)
+    for name, target in links.items():
+        (fresh / name).symlink_to(target)
+    fresh.rename(release)
+
+
+# --- trying it out --------------------------------------------------------------------------------------------
+
+
+def try_out(release: Path) -> str | None:
+    """Start the new program with the new files beside the running one; what it ends with, None if it listens.
+
+    chasquid has no checker for certificates, keys, users and aliases but its own start. The trial listens on
+    free loopback ports and has an empty queue of its own, so it neither takes nor sends mail.
+    """
+    place = MAILROOM / "trial"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        lay_out_trial(release, place)
+        return run_trial(release, place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def lay_out_trial(release: Path, place: Path) -> None:
+    """A configuration directory that reads the release's own lists instead of those in use."""
+    hostlib.make_directory(place, 0o750, group=GROUP)
+    hostlib.make_directory(place / "data", 0o700, owner=USER, group=GROUP)
+    for name in ("chasquid.conf", "certs"):
+        (place / name).symlink_to(release / name)
+    for path in release.glob("domains/*/*"):
+        trial = place / path.relative_to(release)
+        hostlib.make_directory(trial.parent, 0o750, group=GROUP)
+        trial.symlink_to(release / "lists" / path.parent.name / path.name if path.is_symlink() else path)
+    hostlib.make_directory(place / "domains", 0o750, group=GROUP)
+
+
+def run_trial(release: Path, place: Path) -> str | None:
+    """Run as the service's user until all listeners are there."""
+    listeners = ("smtp_address", "submission_address", "submission_over_tls_address", "monitoring_address")
+    overrides = "".join(f'{name}: "{ADDRESS}:0" ' for name in listeners)
+    overrides += f'data_dir: "{place / "data"}" mail_log_path: "<stdout>"'
+    command = [str(release / "bin" / "chasquid"), f"--config_dir={place}", f"--config_overrides={overrides}"]
+    with subprocess.Popen(
+        [*as_service(), *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as trial:
+        signal.signal(signal.SIGALRM, lambda *_: trial.kill())
+        signal.alarm(TRIAL_LIMIT)
+        listening, last = 0, "it said nothing"
+        for line in trial.stderr or ():
+            last = line if not last.startswith(FATAL) else last
+            listening += "Server listening on" in line
+            if listening == LISTENERS:
+                trial.kill()
+                break
+        signal.alarm(0)
+    return None if listening == LISTENERS else words(last)
+
+
+def as_service() -> list[str]:
+    """Drop root, so that files the service cannot read fail here; a trial never outlives us."""
+    return ["setpriv", f"--reuid={USER}", f"--regid={GROUP}", "--clear-groups", "--pdeathsig=KILL", "--"]
+
+
+def refuse(release: Path, error: str) -> None:
+    """A release that fails its trial never runs; what runs is untouched."""
+    if release not in in_use():
+        shutil.rmtree(release, ignore_errors=True)
+    hostlib.fail(
+        f"chasquid refuses the new files: {error}", "expected it to start with them",
+        "what ran before still runs; correct the settings and run `pulumi up` again",
+    )  # fmt: skip
 
 
 # --- what runs ------------------------------------------------------------------------------------------------
 
 
-def restart_fingerprint(release: Path) -> str:
-    """Digest of everything chasquid reads only at its start: all but users and aliases, and the certificates."""
-    digest = hashlib.sha256(str((release / "bin").readlink()).encode())
-    for path in sorted(path for path in release.rglob("*") if path.is_file() and not path.is_symlink()):
+def main_pid() -> int:
+    """The running service's process, 0 for none."""
+    answer = hostlib.run(["systemctl", "show", SERVICE, "-p", "ActiveState,MainPID"])
+    facts = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
+    return int(facts.get("MainPID", "0")) if facts.get("ActiveState") == "active" else 0
+
+
+def running_release() -> Path | None:
+    """The directory the running process entered when it started, whatever `current` says now."""
+    pid = main_pid()
+    try:
+        return (PROC / str(pid) / "cwd").readlink() if pid else None
+    except OSError:
+        return None
+
+
+def in_use() -> set[Path]:
+    """Releases that must stay: linked, or the running process's own."""
+    linked = {(MAILROOM / name).resolve() for name in ("current", "proven", "previous")}
+    running = running_release()
+    return linked | ({running} if running else set())
+
+
+def restart_reasons(release: Path) -> list[str]:
+    """Why the running process cannot be the wanted one; empty when it only may have to re-read its lists."""
+    running = running_release()
+    if running is None:
+        return ["it was not running"]
+    reasons = []
+    if PENDING.exists():
+        reasons.append("an earlier activation was interrupted")
+    if fingerprint(running) != fingerprint(release):
+        reasons.append("program, configuration, domains or DKIM keys changed")
+    if not UNIT.is_file() or UNIT.read_bytes() != (release / "chasquid.service").read_bytes():
+        reasons.append("its unit file changed")
+    return reasons or unproven(release)
+
+
+def unproven(release: Path) -> list[str]:
+    """The running process has what it needs, but does it serve? New certificates show here."""
+    if not probe(release):
+        return []
+    time.sleep(1)  # one slow answer is no reason to cut every session
+    return probe(release)
+
+
+def fingerprint(release: Path) -> str:
+    """Digest of all that chasquid reads at its start only: everything but the lists, and the certificates."""
+    digest = hashlib.sha256()
+    for path in sorted(release.rglob("*")):
         name = str(path.relative_to(release))
-        if name.startswith(("bin/", "certs/")):
+        if name == "probe.json" or name.startswith("lists/"):
             continue
-        digest.update(name.encode() + b"\0" + (b"" if RELOADED.fullmatch(name) else path.read_bytes()) + b"\0")
-    for pair in sorted((MAILROOM / "certs").glob("*/fullchain.pem")):
-        digest.update(pair.parent.name.encode() + b"\0" + pair.read_bytes())
+        if path.is_symlink():
+            digest.update(f"{name}\0{path.readlink()}\0".encode())
+        elif path.is_file():
+            digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
     return digest.hexdigest()
 
 
-def running() -> str | None:
-    """The fingerprint of the process that runs now; None when it was started by somebody else, or not at all."""
-    try:
-        record = json.loads(RUNNING.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record["fingerprint"] if record["invocation"] == invocation() else None
+# --- changing it ----------------------------------------------------------------------------------------------
 
 
-def invocation() -> str:
-    """systemd's ID of the running service; a restart gives another one, a stopped service none."""
-    answer = hostlib.run(["systemctl", "show", SERVICE, "-p", "ActiveState,InvocationID,MainPID"])
-    facts = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
-    return f"{facts['InvocationID']} {facts['MainPID']}" if facts.get("ActiveState") == "active" else "none"
+def enable() -> bool:
+    """Start at boot; says whether that is new."""
+    if hostlib.run(["systemctl", "is-enabled", "--quiet", SERVICE]).returncode == 0:
+        return False
+    hostlib.run(["systemctl", "enable", "--quiet", SERVICE])
+    return True
 
 
-def finish_without_restart(release: Path, wanted: dict[str, Any]) -> None:
-    """Only users or aliases changed, or nothing: swap and let chasquid re-read; the process stays the same."""
-    before = invocation()
-    changed = hostlib.point(MAILROOM / "current", f"releases/{release.name}")
-    if changed:
-        hostlib.run(["systemctl", "kill", "-s", "HUP", "--kill-who=main", SERVICE])
-        time.sleep(1)  # a reload that fails ends the process
-    problems = ["the process ended when it re-read its users and aliases"] if invocation() != before else []
-    if problems := problems or probe(wanted):
-        roll_back(release, wanted, problems)
-    accept(release)
-    hostlib.finish([f"release {release.name} activated, users and aliases re-read without a restart"] if changed else [])
-
-
-def restart(release: Path, fingerprint: str) -> None:
-    """Swap and restart; what was started is recorded for the next run."""
+def restart(release: Path) -> list[str]:
+    """Swap and restart, once; what systemd said against it."""
+    hostlib.make_directory(PENDING.parent, 0o755)
+    PENDING.touch()
     hostlib.point(MAILROOM / "current", f"releases/{release.name}")
-    if hostlib.write_file(UNIT, (release / "chasquid.service").read_bytes(), 0o644):
-        hostlib.run(["systemctl", "daemon-reload"])
-    hostlib.run(["systemctl", "enable", SERVICE])
+    hostlib.write_file(UNIT, (release / "chasquid.service").read_bytes(), 0o644)
+    hostlib.run(["systemctl", "daemon-reload"])
+    enable()
     hostlib.run(["systemctl", "reset-failed", SERVICE])
-    hostlib.run(["systemctl", "restart", SERVICE])
-    hostlib.make_directory(RUNNING.parent, 0o755)
-    record = {"fingerprint": fingerprint, "invocation": invocation()}
-    hostlib.write_file(RUNNING, json.dumps(record), 0o600)
+    answer = hostlib.run(["systemctl", "restart", SERVICE])
+    return [words(answer.stderr)] if answer.returncode else []
+
+
+def reload(release: Path) -> list[str]:
+    """Only users or aliases changed: swap and let chasquid re-read; the process stays the same."""
+    before = main_pid()
+    hostlib.point(MAILROOM / "current", f"releases/{release.name}")
+    hostlib.run(["systemctl", "kill", "--signal=HUP", "--kill-who=main", SERVICE])
+    time.sleep(RELOAD_LIMIT)
+    return [] if main_pid() == before else ["the process ended when it re-read its users and aliases"]
 
 
 def accept(release: Path) -> None:
     """The release passed: it is what a later failure goes back to."""
-    hostlib.point(MAILROOM / "proven", f"releases/{release.name}")
-    for other in (MAILROOM / "releases").iterdir():
-        if other.name != release.name:
-            shutil.rmtree(other)
-
-
-def roll_back(release: Path, wanted: dict[str, Any], problems: list[str]) -> None:
-    """Go back to the proven release, or stop where there is none; the run fails either way."""
-    reason = f"{'; '.join(problems)}{last_error()}"
+    PENDING.unlink(missing_ok=True)
     proven = MAILROOM / "proven"
-    if proven.is_symlink() and proven.resolve().is_dir() and proven.resolve().name != release.name:
-        old = proven.resolve()
-        restart(old, restart_fingerprint(old))
-        state = "but it does not answer either" if probe_until(START_LIMIT, wanted) else "and runs"
-        shutil.rmtree(release, ignore_errors=True)
-        hostlib.fail(f"the new release failed its probe ({reason})", f"the previous one is back {state}", "correct it")
-    hostlib.run(["systemctl", "stop", SERVICE])
-    RUNNING.unlink(missing_ok=True)
+    if proven.is_dir() and proven.resolve() != release:
+        hostlib.point(MAILROOM / "previous", f"releases/{proven.resolve().name}")
+    hostlib.point(proven, f"releases/{release.name}")
+    for other in set((MAILROOM / "releases").iterdir()) - in_use():
+        shutil.rmtree(other)
+
+
+def go_back(release: Path, problems: list[str]) -> None:
+    """Go back to the proven release, or stop where there is none; the run fails either way."""
+    reason = "; ".join([*problems[:3], *last_words()])
+    proven = (MAILROOM / "proven").resolve()
+    if proven.is_dir() and proven != release:
+        failed = restart(proven) or probe_until(START_LIMIT, proven)
+        if not failed:
+            PENDING.unlink(missing_ok=True)
+        hostlib.fail(
+            f"the new release failed its probe ({reason})",
+            "expected it to serve as before" if failed else "the release before it is back and serves",
+            f"the release before it fails, too ({failed[0]})" if failed else "correct the settings, then `pulumi up`",
+        )
+    if proven != release:  # the first one ever: leave nothing that starts at boot
+        hostlib.run(["systemctl", "disable", "--now", "--quiet", SERVICE])
+        (MAILROOM / "current").unlink(missing_ok=True)
     hostlib.fail(
-        f"chasquid failed its first probe ({reason})", "expected it to serve 25, 465 and 587; it is stopped now",
+        f"chasquid does not serve ({reason})",
+        "expected it on ports 25, 465 and 587" + ("" if proven == release else "; it is stopped now"),
         "see `journalctl -u chasquid` on the host, then run `pulumi up` again",
-    )  # fmt: skip
+    )
 
 
-def last_error() -> str:
-    """chasquid's own last words, when it has any."""
-    answer = hostlib.run(["journalctl", "-u", SERVICE, "-n", "30", "-o", "cat", "--no-pager"])
-    errors = [line for line in answer.stdout.splitlines() if re.search(r"\b(F|E|[Ff]atal|[Ee]rror)\b", line)]
-    return f"; chasquid says: {one_line(errors[-1])}" if errors else ""
+def last_words() -> list[str]:
+    """What chasquid ended with, when it did."""
+    answer = hostlib.run(["journalctl", "-u", SERVICE, "-n", "50", "-o", "cat", "--no-pager", "--since=-2min"])
+    fatal = [line for line in answer.stdout.splitlines() if line.startswith(FATAL)]
+    return [f"chasquid says: {words(fatal[-1])}"] if fatal else []
 
 
-def one_line(text: str) -> str:
-    """The last line of an output, short."""
-    lines = text.strip().splitlines() or ["no message"]
-    return lines[-1][:300]
+def words(line: str) -> str:
+    """A log line without its prefix, short; of a users file no more than the position, its text is secret."""
+    text = LOG_PREFIX.sub("", line.strip() or "no message").strip()
+    if re.search(r"users file|authenticator", text):
+        text = re.sub(r"(\(line \d+:\d+\)).*", r"\1", text)
+    return text[:300]
 
 
 # --- probe ----------------------------------------------------------------------------------------------------
 
 
-def probe_until(limit: float, wanted: dict[str, Any]) -> list[str]:
+def probe_until(limit: float, release: Path) -> list[str]:
     """Probe until it passes or time is out; what was wrong last."""
     end = time.monotonic() + limit
-    while (problems := probe(wanted)) and time.monotonic() < end:
+    while (problems := probe(release)) and time.monotonic() < end:
         time.sleep(0.3)
     return problems
 
 
-def probe(wanted: dict[str, Any]) -> list[str]:
-    """What a client sees that it should not: banners, AUTH without TLS, certificates, the wrong binary."""
-    problems = []
+def probe(release: Path) -> list[str]:
+    """What a client sees that it should not: banners, AUTH without TLS, certificates; or another program runs."""
+    facts = json.loads((release / "probe.json").read_text(encoding="utf-8"))
+    hostname = facts["hostname"]
+    problems = other_program(release)
     for port in deploy_hook.STARTTLS:
         try:
-            problems += speaks_before_tls(port, wanted["hostname"])
+            problems += speaks_before_tls(port, hostname)
         except OSError as error:
             problems.append(f"port {port} does not answer: {error}")
     if problems:
         return problems
-    directories = [deploy_hook.directory_of(name, wanted["hostname"]) for name in wanted["certificates"]]
-    return deploy_hook.unserved(directories, wanted["hostname"])
+    return deploy_hook.unserved([deploy_hook.directory_of(name, hostname) for name in facts["certificates"]], hostname)
+
+
+def other_program(release: Path) -> list[str]:
+    """Whether the process runs the release's binary; a replaced file shows as deleted."""
+    pid, expected = main_pid(), (release / "bin").readlink() / "chasquid"
+    try:
+        found = str((PROC / str(pid) / "exe").readlink()) if pid else "nothing"
+    except OSError:
+        found = "nothing"
+    return [] if found == str(expected) else [f"{found} runs, expected {expected}"]
 
 
 def speaks_before_tls(port: int, hostname: str) -> list[str]:
     """The banner names us; AUTH is neither offered nor accepted before TLS (RFC 4954 section 4)."""
     problems = []
-    with socket.create_connection((ADDRESS, port), timeout=5) as connection, connection.makefile("rb") as lines:
-        if hostname not in (banner := reply(lines)):
+    with (
+        socket.create_connection((ADDRESS, port), timeout=5) as connection,
+        connection.makefile("rb") as lines,
+    ):
+        if not (banner := reply(lines)).startswith(f"220 {hostname} "):
             problems.append(f"port {port} greets with {banner[:80]!r}, expected {hostname}")
         connection.sendall(b"EHLO localhost\r\n")
         if "AUTH" in reply(lines).upper():
@@ -254,7 +412,7 @@ def speaks_before_tls(port: int, hostname: str) -> list[str]:
     return problems
 
 
-def reply(lines: Any) -> str:
+def reply(lines: BinaryIO) -> str:
     """One SMTP reply with all its lines (RFC 5321 section 4.2)."""
     text = ""
     while line := lines.readline(1000).decode(errors="replace"):
@@ -267,6 +425,9 @@ def reply(lines: Any) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ssl.SSLError, deploy_hook.DeployError) as error:
-        print(f"error: activation stopped ({error}), expected a prepared host, run `pulumi up` again", file=sys.stderr)
+    except (OSError, ssl.SSLError, subprocess.SubprocessError, deploy_hook.DeployError) as error:
+        print(
+            f"error: activation stopped ({error}), expected a prepared host, run `pulumi up` again",
+            file=sys.stderr,
+        )
         sys.exit(1)
