@@ -81,12 +81,23 @@ def build(arch: str, go: str) -> Path:
     wanted.tar.parent.mkdir(parents=True, exist_ok=True)
     with open(wanted.tar.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not wanted.tar.exists():
+        if not _is_pinned(wanted):
             print(f"building chasquid {wanted.version} for {arch} from its Go module (about a minute)", file=sys.stderr)
             programs = compile_programs(arch, go)
             _refuse_other_digests(wanted, programs)
             _write(wanted.tar, packed(programs))
     return wanted.tar
+
+
+def _is_pinned(wanted: Release) -> bool:
+    """Whether the cache has the tar, undamaged."""
+    try:
+        with tarfile.open(wanted.tar) as tar:
+            files = {member.name: tar.extractfile(member) for member in tar}
+            found = {name: hashlib.sha256(file.read()).hexdigest() for name, file in files.items() if file}
+    except (OSError, tarfile.TarError):
+        return False
+    return found == wanted.sha256
 
 
 def compile_programs(arch: str, go: str) -> dict[str, bytes]:
@@ -101,7 +112,8 @@ def compile_programs(arch: str, go: str) -> dict[str, bytes]:
                 f"module {module} has the checksum {found['Sum']}, expected {pinned['sum']} (release.json); "
                 "do not use it: clean the module cache and find out where it comes from"
             )
-        return {name: _compile(go, found["Dir"], package, Path(folder, name), arch) for name, package in COMMANDS.items()}
+        source = found["Dir"]
+        return {name: _compile(go, source, package, Path(folder, name), arch) for name, package in COMMANDS.items()}
 
 
 def _compile(go: str, directory: str, package: str, output: Path, arch: str) -> bytes:
@@ -118,7 +130,8 @@ def _go(go: str, arguments: Sequence[str], directory: str, arch: str) -> str:
     )
     if answer.returncode:
         tail = "\n".join(answer.stderr.strip().splitlines()[-5:])
-        raise BuildError(f"`go {arguments[0]}` failed; check the machine's access to Go modules, then run again:\n{tail}")
+        message = f"`go {arguments[0]}` failed; check the machine's access to Go modules, then run again:\n{tail}"
+        raise BuildError(message)
     return answer.stdout
 
 

@@ -18,7 +18,7 @@ else:
     import hostlib
 
 PROGRAMS = Path("/usr/local/lib/mailroom/chasquid")
-KEPT = 2  # the one that runs stays for a rollback
+RELEASES = Path("/etc/mailroom/releases")
 
 
 def main() -> None:
@@ -28,9 +28,9 @@ def main() -> None:
     tar = Path(payload["tar"])
     target = PROGRAMS / wanted["chasquid"][:12]
     if not is_complete(target, wanted):
-        install(tar, target, wanted)
+        install(tar, target, wanted, payload["version"])
         tar.unlink(missing_ok=True)
-        forget_old(target)
+        forget_unused(target)
         hostlib.finish([f"chasquid {payload['version']} installed in {target}"])
     tar.unlink(missing_ok=True)
     hostlib.finish([])
@@ -47,7 +47,7 @@ def is_complete(target: Path, wanted: dict[str, str]) -> bool:
                for name, digest in wanted.items())  # fmt: skip
 
 
-def install(tar: Path, target: Path, wanted: dict[str, str]) -> None:
+def install(tar: Path, target: Path, wanted: dict[str, str], version: str) -> None:
     """Write the verified programs beside their place, then rename the directory there."""
     programs = unpacked(tar)
     for name, digest in wanted.items():
@@ -58,11 +58,25 @@ def install(tar: Path, target: Path, wanted: dict[str, str]) -> None:
             )  # fmt: skip
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
     hostlib.make_directory(fresh)
     for name in wanted:
         hostlib.write_file(fresh / name, programs[name], 0o755)
+    check_version(fresh / "chasquid", version)
+    shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
+
+
+def check_version(program: Path, version: str) -> None:
+    """Run it once: a program for another architecture must not get near the service."""
+    try:
+        said = hostlib.run([str(program), "--version"]).stdout.strip()
+    except OSError as error:
+        said = str(error.strerror)
+    if not said.startswith(f"chasquid {version} "):
+        hostlib.fail(
+            f"{program} does not run here ({said})", f"expected chasquid {version}",
+            "compare mailroom:hosts[].arch with `uname -m` on the host",
+        )  # fmt: skip
 
 
 def unpacked(tar: Path) -> dict[str, bytes]:
@@ -75,11 +89,12 @@ def unpacked(tar: Path) -> dict[str, bytes]:
         hostlib.fail(f"{tar} cannot be read ({error})", "expected the uploaded tar", "run `pulumi up` again")
 
 
-def forget_old(newest: Path) -> None:
-    """Keep the previous build for a rollback."""
-    others = sorted((path for path in PROGRAMS.iterdir() if path != newest), key=lambda path: path.stat().st_mtime)
-    for path in others[: max(0, len(others) - KEPT + 1)]:
-        shutil.rmtree(path)
+def forget_unused(newest: Path) -> None:
+    """Keep what a release refers to: the one that runs, the one before for a rollback."""
+    used = {newest.name} | {link.readlink().name for link in RELEASES.glob("*/bin")}
+    for path in PROGRAMS.iterdir():
+        if path.name not in used:
+            shutil.rmtree(path)
 
 
 if __name__ == "__main__":

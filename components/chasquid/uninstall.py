@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Takes the mail server off the host without losing mail: stops accepting, drains the queue, removes what is ours.
 
-Payload: {"hostname": ..., "drain_seconds": 60}. The queue, the certificates and the ACME account stay.
+Payload: {"hostname": ..., "drain_seconds": 60}. The queue, the certificates and the ACME account stay; the token
+for renewals goes. Works as well where only half of it is installed, or nothing.
 """
 
 from __future__ import annotations
@@ -21,65 +22,56 @@ SERVICE = "chasquid.service"
 UNIT = Path("/etc/systemd/system/chasquid.service")
 DRAIN = Path("/run/systemd/system/chasquid.service.d/drain.conf")
 MAILROOM = Path("/etc/mailroom")
+RUNTIME = Path("/run/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom")
 QUEUE = Path("/var/lib/chasquid/queue")
-HOOKS = Path("/etc/letsencrypt/renewal-hooks/deploy")
-TIMERS = ("mailroom-renew.timer", "mailroom-renew.service")
-LISTENERS = " ".join(f'{name}: "127.0.0.1:{port}"' for name, port in
-                     (("smtp_address", 1025), ("submission_address", 1587), ("submission_over_tls_address", 1465)))  # fmt: skip
+LETSENCRYPT = Path("/etc/letsencrypt")
+RENEWAL = Path("/etc/systemd/system/certbot.service.d/mailroom.conf")
+# Nothing outside knows these ports, and no program of the host submits there.
+PORTS = {"smtp_address": 1025, "submission_address": 1587, "submission_over_tls_address": 1465}
 
 
 def main() -> None:
     """Every step tolerates that an earlier run did it already."""
     payload = hostlib.read_payload()
-    left = drain(payload["drain_seconds"]) if is_active() else queued()
     hostlib.run(["systemctl", "disable", "--now", SERVICE])
-    removed = [str(path) for path in (UNIT, DRAIN.parent, MAILROOM, PROGRAMS / "chasquid") if remove(path)]
-    stop_renewals()
+    if queued() and (MAILROOM / "current").exists():
+        drain(payload["drain_seconds"])
+    removed = [path for path in ours() if remove(path)]
     hostlib.run(["systemctl", "daemon-reload"])
-    for bundle in PROGRAMS.glob("*") if PROGRAMS.is_dir() else ():
-        remove(bundle)
-    remove(PROGRAMS)
-    what = "removed service, binary and configuration" if removed else "ok: nothing was installed"
+    hostlib.run(["systemctl", "reset-failed", SERVICE])
+    left = queued()
     print(
-        f"{what}; kept: queue in {QUEUE} ({left} message{'s' * (left != 1)} undelivered), "
-        "certificates and ACME account in /etc/letsencrypt"
+        f"{'changed: removed service, programs and configuration' if removed else 'ok: nothing to do'}; kept: queue "
+        f"in {QUEUE} ({left} message{'s' * (left != 1)} undelivered), certificates and ACME account in {LETSENCRYPT}"
     )
 
 
-def is_active() -> bool:
-    """Whether there is a service to drain."""
-    return hostlib.run(["systemctl", "is-active", "--quiet", SERVICE]).returncode == 0
+def ours() -> list[Path]:
+    """All that goes; the unit first, so that nothing starts again, our scripts last: this is one of them."""
+    hooks = sorted((LETSENCRYPT / "renewal-hooks" / "deploy").glob("mailroom-*"))
+    token = LETSENCRYPT / "mailroom" / "cloudflare.ini"
+    return [UNIT, DRAIN.parent, *hooks, RENEWAL, token, MAILROOM, RUNTIME, PROGRAMS]
 
 
 def queued() -> int:
     """Messages in chasquid's queue; one file each (internal/queue)."""
-    return len(list(QUEUE.glob("m:*"))) if QUEUE.is_dir() else 0
+    return len(list(QUEUE.glob("m:*")))
 
 
-def drain(limit: float) -> int:
-    """Accept from nobody (listeners on the loopback, other ports) and wait until the queue is empty."""
-    if queued() == 0:
-        return 0
+def drain(limit: float) -> None:
+    """Let chasquid deliver what is queued while it accepts from nobody: a start tries every message at once."""
     hostlib.make_directory(DRAIN.parent)
-    command = f"/etc/mailroom/current/bin/chasquid --config_dir=/etc/mailroom/current '--config_overrides={LISTENERS}'"
+    listeners = " ".join(f'{name}: "127.0.0.1:{port}"' for name, port in PORTS.items())
+    command = f"{MAILROOM}/current/bin/chasquid --config_dir={MAILROOM}/current '--config_overrides={listeners}'"
     hostlib.write_file(DRAIN, f"[Service]\nExecStart=\nExecStart={command}\n")
     hostlib.run(["systemctl", "daemon-reload"])
-    hostlib.run(["systemctl", "restart", SERVICE])
+    hostlib.run(["systemctl", "start", SERVICE])
     end = time.monotonic() + limit
-    while (left := queued()) and time.monotonic() < end:
-        print(f"draining: {left} left", file=sys.stderr)
-        time.sleep(2)
-    return queued()
-
-
-def stop_renewals() -> None:
-    """The renewal timer and the deploy hooks are ours; the certificates they renewed stay."""
-    for unit in TIMERS:
-        hostlib.run(["systemctl", "disable", "--now", unit])
-        remove(Path("/etc/systemd/system") / unit)
-    for hook in HOOKS.glob("mailroom-*") if HOOKS.is_dir() else ():
-        remove(hook)
+    while (left := queued()) and (seconds := end - time.monotonic()) > 0:
+        print(f"draining: {left} message{'s' * (left != 1)} left, {seconds:.0f} s to go", file=sys.stderr)
+        time.sleep(min(2, seconds))
+    hostlib.run(["systemctl", "stop", SERVICE])
 
 
 def remove(path: Path) -> bool:
@@ -88,7 +80,7 @@ def remove(path: Path) -> bool:
         path.unlink()
         return True
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path)
         return True
     return False
 

@@ -50,8 +50,8 @@ def main() -> None:
 def refused(users: dict[str, str], hostname: str, leaf: bytes) -> dict[str, str]:
     """Those who cannot log in now."""
     with ThreadPoolExecutor(PARALLEL) as pool:
-        worked = pool.map(lambda user: can_log_in(*user, hostname, leaf), users.items())
-    return {address: password for (address, password), works in zip(users.items(), worked) if not works}
+        worked = pool.map(lambda user: can_log_in(user[0], user[1], hostname, leaf), users.items())
+    return {address: password for (address, password), works in zip(users.items(), worked, strict=True) if not works}
 
 
 def can_log_in(address: str, password: str, hostname: str, leaf: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What our host scripts share: payload, atomic files, commands, one summary line; runs on hosts, standard library only."""
+"""What host scripts share: payload, atomic files, commands, one summary line; standard library only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def read_payload() -> dict[str, Any]:
@@ -76,8 +76,8 @@ def point(link: Path, target: str) -> bool:
 def run(
     argv: Sequence[str],
     *,
-    input: str | None = None,
-    timeout: float = 120,  # noqa: A002  (as subprocess calls it)
+    input: str | None = None,  # noqa: A002  (as subprocess calls it)
+    timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with English messages and captured output; the caller judges its status."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
