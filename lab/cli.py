@@ -86,6 +86,7 @@ def _down(options: argparse.Namespace, say: Progress) -> int:
 
 
 def _status(options: argparse.Namespace, _say: Progress) -> int:
+    preflight.check()  # without root everything would look dead
     answer = lifecycle.status(options.name)
     if options.json:
         print(json.dumps(answer, indent=2))

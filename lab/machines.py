@@ -94,33 +94,21 @@ class Machine:
         """Power on."""
         for folder in self._cgroups():
             folder.mkdir(parents=True, exist_ok=True)
+        self._pid_file.unlink(missing_ok=True)
         argv = [
-            *(
-                "nsenter",
-                f"--net=/run/netns/{self.plan.netns}",
-                "unshare",
-                "--mount",
-                "--propagation",
-                "private",
-            ),
-            *(sys.executable, "-I", str(Path(__file__).with_name("supervise.py"))),
+            # A child of init, not of this process: it outlives the command that switched it on.
+            *("setsid", "--fork", "nsenter", f"--net=/run/netns/{self.plan.netns}"),
+            *("unshare", "--mount", "--propagation", "private"),
+            *(sys.executable, "-I", str(Path(__file__).with_name("supervise.py")), str(self._pid_file)),
             *map(str, self._cgroups()),
             "--",
             *self._nspawn(),
         ]
         environment = {"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
         with self.console.open("ab") as log:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
-        identity = {"pid": process.pid, "started": _start_time(process.pid)}
-        self._pid_file.write_text(json.dumps(identity))
+            subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/", check=True)
+        if not wait_until(self._pid_file.exists, timeout=10):
+            raise LabError(f"the machine {self.name} does not start; its console log is {self.console}")
 
     def running(self) -> bool:
         """Whether the supervising process lives."""
@@ -165,7 +153,6 @@ class Machine:
         except (OSError, ValueError):
             return None
         pid = int(identity["pid"])
-        _reap(pid)
         return pid if _start_time(pid) == identity["started"] is not None else None
 
     def _cgroups(self) -> list[Path]:
@@ -241,7 +228,6 @@ def kill_all(groups: list[Path]) -> int:
         if line != "0"
     }
     for pid in pids:
-        _reap(pid)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return len(pids)
@@ -300,12 +286,6 @@ def _rmdir(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _reap(pid: int) -> None:
-    """Collect a child of ours that has ended; children of others are init's."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def _start_time(pid: int) -> int | None:

@@ -6,6 +6,7 @@ guest to power off.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,11 +19,12 @@ REBOOT: Final = 133
 
 
 def main() -> int:
-    """Arguments: the guest's cgroup folders, `--`, the nspawn command."""
+    """Arguments: the file that identifies this process, the guest's cgroup folders, `--`, the nspawn command."""
     split = sys.argv.index("--")
-    folders, nspawn = sys.argv[1:split], sys.argv[split + 1 :]
+    identity, folders, nspawn = Path(sys.argv[1]), sys.argv[2:split], sys.argv[split + 1 :]
     for folder in folders:
         Path(folder, "cgroup.procs").write_text(str(os.getpid()))
+    _identify(identity)
     # nspawn removes trees below its runtime folder and insists on a tmpfs there.
     runtime = Path("/run/systemd/nspawn")
     runtime.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,14 @@ def main() -> int:
         if code != REBOOT:
             return code
     return 0
+
+
+def _identify(path: Path) -> None:
+    """Say who we are by number and start time: numbers are used again after a crash."""
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"pid": os.getpid(), "started": int(started)}))
+    new.replace(path)
 
 
 if __name__ == "__main__":
