@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from lab.addresses import Plan
 
 TIMEOUT: Final = 10.0
-PROBE_TIMEOUT: Final = 1.0
+PROBE_TIMEOUT: Final = 0.25
+"""Short: a packet sent before the guest has its address is lost, and its repetition comes a second later."""
 # The lab's addresses are this machine's own routes: a proxy for the outside world must not see them.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
