@@ -69,7 +69,7 @@ def main() -> None:
 
 def missing(packages: Sequence[str]) -> list[str]:
     """Those of `packages` that are not fully installed."""
-    form = "${Package}\t${db:Status-Abbrev}\n"
+    form = r"${Package}\t${db:Status-Abbrev}\n"
     answer = hostlib.run(["dpkg-query", "-W", "-f", form, *packages])  # fails when one is unknown
     rows = [line.split("\t") for line in answer.stdout.splitlines()]
     installed = {name for name, status in rows if status.startswith("ii")}
@@ -106,9 +106,7 @@ def install(packages: Sequence[str]) -> list[str]:
         start = LOG.stat().st_size if LOG.exists() else 0
         wait_for_locks()
         logged(["apt-get", "update", *APT_OPTIONS])
-        done = logged(
-            ["apt-get", "install", "--no-install-recommends", "--no-remove", *APT_OPTIONS, *packages]
-        )
+        done = logged(["apt-get", "install", "--no-install-recommends", "--no-remove", *APT_OPTIONS, *packages])
         if done and not missing(packages):
             return [f"installed {' '.join(packages)}"]
         said = LOG.read_bytes()[start:].decode(errors="replace")

@@ -279,7 +279,6 @@ def test_a_run_of_the_program_is_not_disturbed_by_a_restart(
     import deploy_hook
 
     monkeypatch.setattr(deploy_hook, "LOCK_LIMIT", 0.3)
-    monkeypatch.setattr(deploy_hook.time, "sleep", lambda _: None)
     waited = []
     monkeypatch.setattr(deploy_hook, "restart_and_prove", lambda *_: waited.append(holds_lock(host)) or False)
     deploy_hook.main(["--all"])

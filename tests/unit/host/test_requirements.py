@@ -1,0 +1,149 @@
+"""The judge over a host's facts: what stops a run, what is only noted, and that a good host has no finding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from components.host.requirements import SUPPORTED, judge
+from components.settings import HostSettings
+
+if TYPE_CHECKING:
+    from standards.finding import Finding
+
+NOW = 1_800_000_000.0
+OURS = "/usr/local/lib/mailroom/chasquid/" + "a" * 64 + "/chasquid"
+HOST = HostSettings.model_validate(
+    {
+        "name": "smtp.example.com",
+        "ipv4": "192.0.2.10",
+        "ipv6": "2001:db8::10",
+        "hostKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE1haWxyb29tTWFpbHJvb21NYWlscm9vbU1haWxyb29t",
+    }
+)
+GOOD: dict[str, Any] = {
+    "os_id": "debian",
+    "os_version": "12",
+    "os_name": "Debian GNU/Linux 12 (bookworm)",
+    "arch": "amd64",
+    "kernel": "6.1.0",
+    "systemd": True,
+    "disk_free_mb": 500,
+    "memory_mb": 256,
+    "user": "root",
+    "root": True,
+    "sudo": False,
+    "listeners": [],
+    "mtas": [],
+    "addresses": {"eth0": ["192.0.2.10", "2001:db8::10"]},
+    "apt_lock": None,
+    "python": "3.11.2",
+    "time": NOW,
+}
+
+
+def listener(port: int, process: str | None, exe: str | None) -> dict[str, Any]:
+    return {"port": port, "address": "0.0.0.0", "process": process, "exe": exe}
+
+
+def judged(**facts: Any) -> list[Finding]:
+    return judge({**GOOD, **facts}, HOST, NOW)
+
+
+def test_a_fresh_host_has_no_finding() -> None:
+    assert judged() == []
+
+
+@pytest.mark.parametrize("known", SUPPORTED, ids=lambda known: known.name)
+def test_each_supported_release_is_accepted(known: Any) -> None:
+    assert judged(os_id=known.id, os_version=known.version) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "words"),
+    [
+        ({"os_id": "debian", "os_version": "11", "os_name": "Debian 11"}, "host-os", "Debian 11"),
+        ({"os_id": "ubuntu", "os_version": "12"}, "host-os", "runs"),
+        ({"os_id": "alpine", "os_version": "3.22", "os_name": "Alpine"}, "host-os", "Alpine"),
+        ({"os_id": None, "os_version": None, "os_name": None}, "host-os", "without /etc/os-release"),
+        ({"arch": "arm64"}, "host-arch", "arm64"),
+        ({"systemd": False}, "host-systemd", "not running"),
+        ({"python": "3.9.2"}, "host-python", "3.9.2"),
+        ({"root": False, "user": "admin"}, "host-rights", "admin"),
+        ({"time": NOW + 61}, "host-clock", "61 s ahead"),
+        ({"time": NOW - 3600}, "host-clock", "3600 s behind"),
+        ({"disk_free_mb": 499}, "host-disk", "499 MB"),
+        ({"memory_mb": 255}, "host-memory", "255 MB"),
+        ({"mtas": ["exim4-daemon-light"]}, "host-foreign-mta", "exim4-daemon-light"),
+        ({"listeners": [listener(25, "exim4", "/usr/sbin/exim4")]}, "host-ports", "exim4 listens on 25"),
+        ({"listeners": [listener(465, None, None)]}, "host-ports", "an unknown process"),
+        ({"listeners": None}, "host-ports", "`ss` is missing"),
+        ({"addresses": {"eth0": ["192.0.2.11", "2001:db8::10"]}}, "host-ipv4", "192.0.2.11"),
+        ({"addresses": {"eth0": ["192.0.2.10"]}}, "host-ipv6", "none"),
+        ({"addresses": {"eth0": ["192.0.2.10"], "eth1": ["10.0.0.2", "fd00::1"]}}, "host-ipv6", "fd00::1"),
+    ],
+)
+def test_what_does_not_fit_is_one_error_with_what_was_found(facts: dict[str, Any], check: str, words: str) -> None:
+    (finding,) = judged(**facts)
+    assert (finding.severity, finding.id) == ("error", check)
+    assert words in finding.found
+    assert finding.subject == "smtp.example.com (192.0.2.10)"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"time": NOW + 59},
+        {"time": NOW - 59},
+        {"python": "3.10.4"},
+        {"python": "3.14.0"},
+        {"root": False, "sudo": True},
+        {"mtas": ["msmtp-mta"]},
+        {"listeners": [listener(port, "chasquid", OURS) for port in (25, 465, 587)]},
+        {"listeners": [listener(25, "chasquid", OURS + " (deleted)")]},
+        {"addresses": {"eth0": ["192.0.2.9", "192.0.2.10"], "eth1": ["2001:db8:0::10"]}},
+    ],
+)
+def test_what_fits_has_no_finding(facts: dict[str, Any]) -> None:
+    assert judged(**facts) == []
+
+
+def test_a_chasquid_that_is_not_ours_is_a_foreign_server() -> None:
+    (finding,) = judged(listeners=[listener(25, "chasquid", "/usr/bin/chasquid")])
+    assert finding.severity == "error"
+
+
+def test_a_foreign_server_is_named_with_the_command_that_removes_it() -> None:
+    (finding,) = judged(mtas=["postfix", "dma"])
+    assert finding.fix.endswith("apt-get purge postfix")
+
+
+def test_one_process_on_several_ports_is_one_finding() -> None:
+    (finding,) = judged(
+        listeners=[listener(587, "master", "/x"), listener(25, "master", "/x"), listener(25, "master", "/x")]
+    )
+    assert "25 (SMTP), 587 (submission)" in finding.found
+
+
+@pytest.mark.parametrize("address", ["10.0.0.4", "172.31.0.4", "192.168.1.4", "100.64.0.4"])
+def test_a_private_address_is_a_note_since_the_provider_may_translate_it(address: str) -> None:
+    (finding,) = judged(addresses={"eth0": [address, "2001:db8::10"]})
+    assert (finding.severity, finding.id) == ("note", "host-ipv4")
+    assert address in finding.fix
+
+
+def test_a_package_manager_at_work_is_a_note() -> None:
+    (finding,) = judged(apt_lock={"pid": 7, "process": "unattended-upgr"})
+    assert finding.severity == "note"
+    assert "unattended-upgr (pid 7)" in finding.found
+
+
+def test_every_reason_is_said_at_once() -> None:
+    found = judged(arch="arm64", disk_free_mb=1, mtas=["postfix"], time=0.0)
+    assert {finding.id for finding in found} == {"host-arch", "host-disk", "host-foreign-mta", "host-clock"}
+
+
+def test_an_unsupported_release_is_not_judged_by_what_it_lacks() -> None:
+    (finding,) = judged(os_id="alpine", os_version="3", arch=None, systemd=False, mtas=None)
+    assert finding.id == "host-os"
