@@ -21,9 +21,7 @@ def main() -> int:
     """Run one command; 0 when the engine is ready, 2 when it is not."""
     parser = argparse.ArgumentParser(prog="python -m lab.engine", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    step = commands.add_parser(
-        "install", help="find the official engine, or build the pinned one, and install it here"
-    )
+    step = commands.add_parser("install", help="find the official engine, or build the pinned one, and install it here")
     step.add_argument(
         "--go",
         type=Path,

@@ -64,9 +64,7 @@ def find(checkout: Path) -> Engine:
         return Engine(pulumi, home=None, official=True)
     own = checkout.resolve() / ".engine"
     if not (own / "bin" / "pulumi").exists():
-        raise EngineError(
-            f"there is no Pulumi engine in {own / 'bin'} and no official one on PATH: run `make setup`"
-        )
+        raise EngineError(f"there is no Pulumi engine in {own / 'bin'} and no official one on PATH: run `make setup`")
     return Engine(own / "bin" / "pulumi", home=own / "home", official=False)
 
 

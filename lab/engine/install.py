@@ -18,8 +18,6 @@ from lab.engine.build import Engine
 if TYPE_CHECKING:
     from pathlib import Path
 
-BESIDE = {"pulumi-language-python": "language"}  # launcher -> module
-
 # The SDK's dynamic provider must run with the program's own interpreter, which the engine names.
 DYNAMIC = """#!/bin/sh
 python=${PULUMI_PYTHON_CMD:-python3}
@@ -28,7 +26,7 @@ case ${PULUMI_RUNTIME_VIRTUALENV:-} in
     /*) python=$PULUMI_RUNTIME_VIRTUALENV/bin/python ;;
     *) python=$PWD/$PULUMI_RUNTIME_VIRTUALENV/bin/python ;;
 esac
-exec "$python" -u -m pulumi.dynamic "$@"
+exec "$python" -u DYNAMIC "$@"
 """
 
 
@@ -37,9 +35,9 @@ def install(checkout: Path, cached: Path) -> Engine:
     root = checkout.resolve()
     own = root / ".engine"
     _put_engine(cached, own / "bin" / "pulumi")
-    for name, module in BESIDE.items():
-        _put_script(own / "bin" / name, _launcher(root, module))
-    _put_script(own / "bin" / "pulumi-resource-pulumi-python", DYNAMIC)
+    _put_script(own / "bin" / "pulumi-language-python", _launcher(root, "language"))
+    dynamic = DYNAMIC.replace("DYNAMIC", shlex.quote(str(root / "lab/engine/dynamic.py")))
+    _put_script(own / "bin" / "pulumi-resource-pulumi-python", dynamic)
     make_home(root, own / "home")
     return Engine(own / "bin" / "pulumi", home=own / "home", official=False)
 
@@ -53,7 +51,7 @@ def make_home(checkout: Path, home: Path) -> None:
 
 def _launcher(root: Path, module: str) -> str:
     """A script that runs one of our modules with the checkout's interpreter, deaf to PYTHON* variables."""
-    start = f"import sys; sys.path.insert(0, {str(root)!r}); from lab.engine.{module} import main; main()"
+    start = f"import sys; sys.path.insert(0, {str(root)!r}); from lab.engine.start import main; main({module!r})"
     return f'#!/bin/sh\nexec {shlex.quote(str(root / ".venv/bin/python"))} -I -c {shlex.quote(start)} "$@"\n'
 
 
