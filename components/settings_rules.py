@@ -338,7 +338,7 @@ def _mail_that_goes_nowhere(parts: Parts) -> Iterator[Finding]:
     served = [domain for _, domain in parts.domains]
     book = aliases.book_of(served, parts.acme.email)
     for path, domain in parts.domains:
-        for name in aliases.lines(domain, parts.acme.email):
+        for name in domain.aliases:
             address = f"{name}@{domain.name}"
             for end in sorted(book.ends(address), key=lambda end: (end.kind, end.address)):
                 if end.kind in _ENDS and not (end.kind == "nobody" and name == aliases.CATCH_ALL):
@@ -374,6 +374,16 @@ def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> I
                 f"the password of {address} is known as a hash only",
                 "export for users whose password is stored in clear",
                 fix="take export out, or store the password itself",
+            )
+    for role in aliases.ROLES if domain.mail == "forward" else ():
+        if any(end.kind != "elsewhere" for end in book.ends(f"{role}@{domain.name}")):
+            yield _warning(
+                f"{path}.aliases",
+                "role-without-destination",
+                f"mail to {role}@{domain.name} arrives nowhere",
+                f"an alias such as `{role}: [someone@gmail.com]`",
+                why="every mail domain must have it (RFC 5321 section 4.5.1, RFC 2142); complaints go there",
+                fix=f"add {role} to the aliases, or set mailroom:acme.email to an address outside these domains",
             )
     yield from _policy_warnings(path, domain, book)
 

@@ -168,7 +168,6 @@ class Book:
                 next_address = f"{local}{next_address[1:]}"
             if via:
                 ends |= {End("elsewhere", next_address)}
-                steps = max(steps, 1)
                 continue
             found, deeper = self._walk(next_address, (*path, address))
             ends |= found

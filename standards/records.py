@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+import dns.exception
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
@@ -80,7 +81,10 @@ def unquoted(content: str) -> str:
     """The text a receiver reads in a TXT record's content, quoted or (as some tools store it) not."""
     if not content.startswith('"'):
         return content
-    rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, content)
+    try:
+        rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, content)
+    except dns.exception.DNSException:  # a string too long or not closed, as the API keeps what it was sent
+        return content.strip('"')
     assert isinstance(rdata, dns.rdtypes.ANY.TXT.TXT)  # noqa: S101  (asked for that type)
     return b"".join(rdata.strings).decode("utf-8", "replace")
 
