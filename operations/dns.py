@@ -207,9 +207,7 @@ def authoritative_servers(name: str, resolver: Resolver) -> list[NameServer]:
     raise CouldNotTell(f"too many delegations on the way to {plain(name)}")
 
 
-def _deeper_zone(
-    servers: Sequence[NameServer], zone: dns.name.Name, name: dns.name.Name
-) -> dns.name.Name | None:
+def _deeper_zone(servers: Sequence[NameServer], zone: dns.name.Name, name: dns.name.Name) -> dns.name.Name | None:
     for server in servers:
         try:
             response = _exchange(server, name, "SOA")

@@ -86,16 +86,17 @@ async def _run_once(target: Target, command: str, input_: str | None, timeout: f
 
     async with _keys(target) as (keys, tried), await _connect(target, keys, tried) as connection:
         try:
-            done = await connection.run(_with_rights(target, command), input=input_ or "", timeout=timeout)
+            # asyncssh closes stdin after input only when there is some.
+            stdin = asyncssh.PIPE if input_ else asyncssh.DEVNULL
+            line = _with_rights(target, command)
+            done = await connection.run(line, stdin=stdin, input=input_ or None, timeout=timeout)
         except asyncssh.TimeoutError:
             raise _problem(_too_slow(target, command, timeout)) from None
         except (asyncssh.Error, OSError) as error:
-            raise _problem(_broken(target, error)) from None
-    result = Completed(
-        exit_status=done.returncode if done.returncode is not None else -1,
-        stdout=str(done.stdout or ""),
-        stderr=str(done.stderr or ""),
-    )
+            raise _problem(_broken(target, _one_line(error))) from None
+    if done.returncode is None:
+        raise _problem(_broken(target, "the connection ended before the command did"))
+    result = Completed(done.returncode, str(done.stdout or ""), str(done.stderr or ""))
     if target.sudo and result.exit_status and result.stderr.startswith("sudo: "):
         raise _problem(_no_sudo(target, result.stderr))
     return result
@@ -291,12 +292,12 @@ def _too_slow(target: Target, command: str, timeout: float) -> Finding:
     )
 
 
-def _broken(target: Target, error: Exception) -> Finding:
+def _broken(target: Target, reason: str) -> Finding:
     return _finding(
         target,
         "ssh.broken",
         expected="a connection that holds until the command ends",
-        found=f"it broke: {_one_line(error)}",
+        found=f"it broke: {reason}",
         why="how far the command came is unknown",
         fix="check that the host runs, then run again",
     )
