@@ -66,17 +66,18 @@ def token_of(request: Any) -> str:
 
 def diff_response(changes: Iterable[tuple[str, str]], replaces: Iterable[str]) -> Any:
     """The answer to Diff: these changes, of which those below the properties in `replaces` replace."""
-    kinds, found, replacing = proto.PropertyDiff.Kind, dict(changes), []
-    detailed = {}
+    kinds, found, detailed = proto.PropertyDiff.Kind, dict(changes), {}
     for path, kind in found.items():
-        if values.root(path) in replaces:
-            replacing.append(path)
-            kind += "_REPLACE"  # noqa: PLW2901
+        replacing = "_REPLACE" if values.root(path) in replaces else ""
         # As the official ones do: the engine then shows what was (outputs) against what is wanted (inputs).
-        detailed[path] = proto.PropertyDiff(kind=kinds.Value(kind), inputDiff=False)
-    some = proto.DiffResponse.DIFF_SOME if found else proto.DiffResponse.DIFF_NONE
+        detailed[path] = proto.PropertyDiff(kind=kinds.Value(kind + replacing), inputDiff=False)
+    changed = {values.root(path) for path in found}  # the engine shows the names given here, not the paths
     return proto.DiffResponse(
-        changes=some, replaces=replacing, diffs=list(found), detailedDiff=detailed, hasDetailedDiff=True
+        changes=proto.DiffResponse.DIFF_SOME if found else proto.DiffResponse.DIFF_NONE,
+        replaces=sorted(changed & set(replaces)),
+        diffs=sorted(changed),
+        detailedDiff=detailed,
+        hasDetailedDiff=True,
     )
 
 
