@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -36,7 +37,13 @@ class Vps:
     ipv6: str | None
     host_key: str
 
-    def ssh(self, command: str, stdin: str | None = None, *, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self,
+        command: str,
+        input: str | None = None,  # noqa: A002  (as subprocess.run names it)
+        *,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command as root; the host key must be the pinned one."""
         folder = self.machine.folder
         known_hosts = folder / "known_hosts"
@@ -53,9 +60,8 @@ class Vps:
         }
         arguments = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         argv = ["ssh", "-F", "none", *arguments, f"root@{self.ipv4}", command]
-        # Without input ssh must not read the caller's.
-        given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout, **given)
+        # Without input of its own ssh would read its caller's.
+        return subprocess.run(argv, input=input or "", capture_output=True, text=True, check=False, timeout=timeout)
 
     def boot_id(self) -> str:
         """Changes with every start."""
@@ -93,7 +99,6 @@ class Lab:
     def __init__(self, name: str, *, say: Progress | None = None) -> None:
         self.name = name
         self._say = say or Progress()
-        self._ordered = 0
 
     @classmethod
     def create(cls, name: str) -> Lab:
@@ -128,16 +133,23 @@ class Lab:
         self, *, ipv6: bool = True, suite: str = "bookworm", name: str | None = None, octet: int | None = None
     ) -> Vps:
         """Order a new, bare VPS; SSH answers."""
-        self._ordered += 1
-        chosen = name or f"vps{self._ordered}"
-        record = lifecycle.add_vps(self.name, chosen, self._say, ipv6=ipv6, suite=suite, octet=octet)
+        taken = {record.name for record in lifecycle.require(self.name).vps}
+        chosen = name or next(free for number in itertools.count(1) if (free := f"vps{number}") not in taken)
+        lifecycle.add_vps(self.name, chosen, self._say, ipv6=ipv6, suite=suite, octet=octet)
+        return self.vps(chosen)
+
+    def vps(self, name: str | None = None) -> Vps:
+        """A VPS ordered before, the oldest when no name is given."""
         known = lifecycle.require(self.name)
+        if not known.vps:
+            raise LabError(f"the lab {self.name} has no VPS; order one: fresh_vps()")
+        record = known.find(name) if name else known.vps[0]
         pair = known.plan.address(record.octet)
         return Vps(
             machine=lifecycle.vps_machine(known, record),
             name=record.name,
             ipv4=pair.ipv4,
-            ipv6=pair.ipv6 if ipv6 else None,
+            ipv6=pair.ipv6 if record.ipv6 else None,
             host_key=record.host_key,
         )
 
@@ -176,12 +188,12 @@ class Lab:
                 raise LabError(f"no such message within {timeout:.0f} s; the receiver of {self.name} has {subjects}")
             time.sleep(0.1)
 
-    def stack_config(self, vps: Vps, **overrides: object) -> dict[str, object]:
-        """Settings of a stack like the embedded one, for one VPS of this lab; `mailroom:` may be left out of a key.
+    def stack_config(self, vps: Vps | None = None, **overrides: object) -> dict[str, object]:
+        """Settings of a stack like the embedded one, for a VPS of this lab (the oldest); overrides by their keys.
 
-        Secret values are in clear text: who writes the stack file encrypts them.
+        A key may leave out `mailroom:`. Secret values are in clear text: who writes the stack file encrypts them.
         """
-        plan = self.plan
+        vps, plan = vps or self.vps(), self.plan
         host = {"name": "smtp.example.test", "ipv4": vps.ipv4, "ipv6": vps.ipv6, "hostKey": vps.host_key}
         domain = {
             "name": "example.test",
