@@ -1,0 +1,351 @@
+"""The host scripts of chasquid on a real machine with systemd: what restarts, what is refused, what survives."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import json
+import platform
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from components.chasquid import build, config
+from components.host.bundle import bundle
+from components.settings import Settings
+from standards import passwords
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from lab.client import Lab, Vps
+
+HOSTNAME, DOMAIN = "smtp.example.test", "example.test"
+SCRIPTS = "usr/local/lib/mailroom/scripts"
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+PASSWORD = "CANARY-of-alice"  # a canary, too: no script may print it
+USER_FILE, ALIASES = f"domains/{DOMAIN}/users", f"domains/{DOMAIN}/aliases"
+DKIM = f"domains/{DOMAIN}/dkim:m1.pem"
+
+
+def settings() -> Settings:
+    with open("Pulumi.dev.yaml", encoding="utf-8") as file:
+        stack = yaml.safe_load(file)["config"]
+    stack["mailroom:passwords"] = {f"alice@{DOMAIN}": PASSWORD}
+    stack["mailroom:acme"]["token"] = "x" * 40
+    stack["cloudflare:apiToken"] = "y" * 40
+    del stack["mailroom:sshPrivateKey"]
+    return Settings.load(stack.get, "dev")
+
+
+def lines_of_users(users: dict[str, str]) -> list[str]:
+    hashed = {user: passwords.scrypt_hash(password, b"0123456789abcdef") for user, password in users.items()}
+    return passwords.users_file(hashed).splitlines()
+
+
+def dkim_key() -> str:
+    key = ed25519.Ed25519PrivateKey.generate()
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def self_made(names: list[str]) -> tuple[bytes, bytes]:
+    """A certificate for `names` and its key, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = dt.datetime.now(dt.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + dt.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
+@dataclass
+class Server:
+    """One VPS and what is meant to run on it."""
+
+    vps: Vps
+    plain: dict[str, Any] = field(default_factory=dict)
+    secret: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, script: str, payload: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        answer = self.vps.ssh(f"/{SCRIPTS}/{script}", json.dumps(payload), timeout=120)
+        assert PASSWORD not in answer.stdout + answer.stderr
+        return answer
+
+    def must(self, command: str, stdin: str | None = None) -> str:
+        answer = self.vps.ssh(command, stdin, timeout=300)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return answer.stdout.strip()
+
+    def reset(self) -> None:
+        """The files of the dev stack."""
+        self.plain = config.plain_files(settings(), settings().hosts[0])
+        self.secret = config.secret_files(
+            {DOMAIN: "\n".join(lines_of_users({"alice": PASSWORD}))}, {(DOMAIN, "m1"): DKIM_KEY}
+        )
+
+    def activate(self) -> subprocess.CompletedProcess[str]:
+        for kind, files in (("plain", self.plain), ("secret", self.secret)):
+            staged = self.run("stage.py", {"kind": kind, "files": files})
+            assert staged.returncode == 0, staged.stderr
+        return self.run("activate.py", self.payload())
+
+    def payload(self) -> dict[str, Any]:
+        return {
+            "plain": config.digest(self.plain),
+            "secret": config.digest(self.secret),
+            "binary": build.release(ARCH).directory_name,
+            "hostname": HOSTNAME,
+            "domains": [DOMAIN],
+            "certificates": {HOSTNAME: [HOSTNAME], DOMAIN: [DOMAIN, f"*.{DOMAIN}"]},
+        }
+
+    def pid(self) -> str:
+        return self.must("systemctl show chasquid -p MainPID --value")
+
+    def put_certificate(self, name: str, chain: bytes, key: bytes) -> None:
+        folder = f"/etc/mailroom/certs/{'0' if name == HOSTNAME else '1'}-{name}"
+        self.must(f"install -d -m 750 -g chasquid {folder}")
+        for file, data in (("fullchain.pem", chain), ("privkey.pem", key)):
+            path = f"{folder}/{file}"
+            self.must(f"cat >{path} && chgrp chasquid {path} && chmod 640 {path}", data.decode())
+
+
+DKIM_KEY = dkim_key()
+
+
+@pytest.fixture(scope="module")
+def installed(lab: Lab) -> Iterator[Server]:
+    """A machine with Python, the service's user, our scripts, self-made certificates and the pinned program."""
+    vps = lab.fresh_vps()
+    server = Server(vps)
+    server.must(
+        "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends python3"
+    )
+    server.must("useradd --system --user-group --home-dir /var/lib/chasquid --shell /usr/sbin/nologin chasquid")
+    server.must(
+        "install -d -o chasquid -g chasquid -m 750 /var/lib/chasquid; install -d -g chasquid -m 750 /etc/mailroom"
+    )
+    server.must("install -d -g chasquid -m 750 /etc/mailroom/certs")
+    folder = vps.root / SCRIPTS
+    folder.mkdir(parents=True)
+    for name, text in bundle().files.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    server.put_certificate(HOSTNAME, *self_made([HOSTNAME]))
+    server.put_certificate(DOMAIN, *self_made([DOMAIN, f"*.{DOMAIN}"]))
+    release = build.release(ARCH)
+    (vps.root / release.remote_path.lstrip("/")).write_bytes(release.tar.read_bytes())
+    unpacked = server.run(
+        "install_binary.py", {"tar": release.remote_path, "sha256": release.sha256, "version": release.version}
+    )
+    assert unpacked.stdout.startswith("changed: "), unpacked.stderr
+    yield server
+    lab.remove_vps(vps)
+
+
+@pytest.fixture
+def server(installed: Server) -> Server:
+    """The installed machine with the files of the dev stack running."""
+    installed.reset()
+    answer = installed.activate()
+    assert answer.returncode == 0, answer.stderr
+    return installed
+
+
+def test_a_second_activation_finds_nothing_to_do(server: Server) -> None:
+    pid = server.pid()
+    assert server.activate().stdout == "ok: nothing to do\n"
+    assert server.pid() == pid
+
+
+def test_the_service_is_confined(server: Server) -> None:
+    said = server.must("systemd-analyze security chasquid.service --no-pager | tail -1")
+    assert float(said.split(":")[1].split()[0]) <= 3.0, said
+
+
+def test_no_authentication_is_offered_or_taken_before_tls(server: Server) -> None:
+    for port in (25, 587):
+        with socket.create_connection((server.vps.ipv4, port), timeout=10) as plain, plain.makefile("rb") as lines:
+            assert lines.readline().startswith(f"220 {HOSTNAME} ".encode())
+            plain.sendall(b"EHLO client.test\r\n")
+            offered = b""
+            while (line := lines.readline())[3:4] == b"-":
+                offered += line
+            plain.sendall(b"AUTH PLAIN AGFsaWNlAHg=\r\n")
+            assert b"STARTTLS" in offered + line
+            assert b"AUTH" not in offered + line
+            assert lines.readline().startswith(b"503")
+
+
+def test_a_new_user_logs_in_without_a_restart(server: Server) -> None:
+    pid = server.pid()
+    server.secret[USER_FILE]["lines"] = lines_of_users({"alice": PASSWORD, "bob": "bobs secret"})
+    server.plain[ALIASES]["lines"] += ["bob: bob@receiver.test"]
+    answer = server.activate()
+    assert "without a restart" in answer.stdout, answer.stderr
+    users = {f"alice@{DOMAIN}": PASSWORD, f"bob@{DOMAIN}": "bobs secret"}
+    began = time.monotonic()
+    proven = server.run("verify_users.py", {"hostname": HOSTNAME, "users": users})
+    assert (proven.returncode, proven.stdout) == (0, "ok: 2 logins proven\n"), proven.stderr
+    assert time.monotonic() - began < 10, "the users were read by chance, at chasquid's own 30-second tick"
+    assert server.pid() == pid
+
+
+def test_a_removed_user_stays_removed_when_the_old_release_is_gone(server: Server) -> None:
+    """The process lives on in the release it started from; that must not be removed below it."""
+    for number in range(3):
+        server.plain[ALIASES]["lines"] = [f"alice: alice{number}@receiver.test"]
+        assert server.activate().returncode == 0
+    resolved = server.must(
+        f"/etc/mailroom/current/bin/chasquid-util -C=/etc/mailroom/current aliases-resolve alice@{DOMAIN}"
+    )
+    assert "alice2@receiver.test" in resolved
+    assert server.must("readlink -e /proc/$(systemctl show chasquid -p MainPID --value)/cwd")
+
+
+def test_a_new_signing_key_restarts_once(server: Server) -> None:
+    before = server.pid()
+    server.secret[f"domains/{DOMAIN}/dkim:m2.pem"] = {"mode": "0640", "lines": dkim_key().splitlines()}
+    answer = server.activate()
+    assert "restarted once" in answer.stdout, answer.stderr
+    assert server.pid() != before
+    assert server.activate().stdout == "ok: nothing to do\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "lines", "said"),
+    [
+        ("chasquid.conf", ["no such key: 1"], "parsing config"),
+        (ALIASES, ["a line without a colon"], "aliases file error"),
+        (USER_FILE, ['users: { key: "alice" value: { scrypt: { salt: CANARY } } }'], "users file error"),
+        (DKIM, ["no key"], "DKIM loading error"),
+    ],
+)
+def test_broken_files_are_refused_and_the_old_ones_run_on(
+    server: Server, path: str, lines: list[str], said: str
+) -> None:
+    pid, release = server.pid(), server.must("readlink -e /etc/mailroom/current")
+    before = copy.deepcopy((server.plain, server.secret))
+    (server.plain if path in server.plain else server.secret)[path]["lines"] = lines
+    answer = server.activate()
+    assert answer.returncode == 1
+    assert said in answer.stderr
+    assert "CANARY" not in answer.stderr
+    assert (server.pid(), server.must("readlink -e /etc/mailroom/current")) == (pid, release)
+    server.plain, server.secret = before
+    assert server.activate().stdout == "ok: nothing to do\n"
+
+
+def test_a_release_that_fails_its_probe_is_rolled_back(server: Server) -> None:
+    """Port 465 gone: the trial cannot see it, the probe does."""
+    server.must(f"sed -i 's/^START_LIMIT = .*/START_LIMIT = 4/' /{SCRIPTS}/activate.py")
+    release = server.must("readlink -e /etc/mailroom/current")
+    lines = [line for line in server.plain["chasquid.conf"]["lines"] if not line.startswith("submission_over_tls")]
+    server.plain["chasquid.conf"]["lines"] = [*lines, 'submission_over_tls_address: ":4650"']
+    answer = server.activate()
+    assert answer.returncode == 1
+    assert "465" in answer.stderr
+    assert "is back and serves" in answer.stderr
+    assert server.must("readlink -e /etc/mailroom/current") == release
+    server.reset()
+    assert server.activate().stdout == "ok: nothing to do\n"
+
+
+def test_a_renewed_certificate_is_served_and_a_bad_one_refused(server: Server) -> None:
+    server.put_certificate(DOMAIN, *self_made([DOMAIN, f"*.{DOMAIN}"]))
+    assert "restarted once" in server.activate().stdout
+    pid = server.pid()
+    chain, key = self_made([HOSTNAME])
+    good = server.must(
+        f"cat /etc/mailroom/certs/0-{HOSTNAME}/fullchain.pem; cat /etc/mailroom/certs/0-{HOSTNAME}/privkey.pem"
+    )
+    server.put_certificate(HOSTNAME, chain, self_made([HOSTNAME])[1])
+    answer = server.activate()
+    assert answer.returncode == 1
+    assert "private key" in answer.stderr
+    assert server.pid() == pid
+    split = good.index("-----BEGIN PRIVATE")
+    server.put_certificate(HOSTNAME, good[:split].encode(), good[split:].encode() + b"\n")
+    assert server.activate().stdout == "ok: nothing to do\n"
+    assert key
+
+
+def test_twenty_kills_in_a_row_do_not_stop_it(server: Server) -> None:
+    server.must(
+        "for i in $(seq 20); do systemctl kill -s KILL chasquid; "
+        "until systemctl is-active -q chasquid; do sleep 0.1; done; done"
+    )
+    assert server.activate().stdout == "ok: nothing to do\n"
+
+
+def test_an_activation_that_is_killed_is_finished_by_the_next(server: Server) -> None:
+    for number, wait in enumerate((0.1, 0.2, 0.4, 0.7, 1.0)):
+        server.plain["chasquid.conf"]["lines"] = [
+            line.replace("5000", str(5001 + number)) for line in config.chasquid_conf(settings().hosts[0])
+        ]
+        server.run("stage.py", {"kind": "plain", "files": server.plain})
+        server.vps.ssh(f"timeout -s KILL {wait} /{SCRIPTS}/activate.py", json.dumps(server.payload()))
+        answer = server.activate()
+        assert answer.returncode == 0, answer.stderr
+        said = server.must("grep max_queue /proc/$(systemctl show chasquid -p MainPID --value)/cwd/chasquid.conf")
+        assert said == f"max_queue_items: {5001 + number}"
+    assert server.must("pgrep -c chasquid") == "1"
+
+
+def test_wrong_passwords_are_named_by_user_alone(server: Server) -> None:
+    server.must(f"sed -i 's/^RELOAD_LIMIT = .*/RELOAD_LIMIT = 1/' /{SCRIPTS}/verify_users.py")
+    users = {f"alice@{DOMAIN}": PASSWORD, f"mallory@{DOMAIN}": "CANARY-of-mallory"}
+    answer = server.run("verify_users.py", {"hostname": HOSTNAME, "users": users})
+    assert answer.returncode == 1
+    assert f"mallory@{DOMAIN}" in answer.stderr
+    assert "alice" not in answer.stderr
+    assert "CANARY" not in answer.stderr
+
+
+def test_after_uninstalling_only_the_queue_and_certificates_are_left(server: Server) -> None:
+    server.must(
+        "install -d /etc/letsencrypt/renewal-hooks/deploy; touch /etc/letsencrypt/renewal-hooks/deploy/mailroom-deploy"
+    )
+    server.must("touch /etc/letsencrypt/renewal-hooks/deploy/other")
+    scripts = server.vps.root / SCRIPTS
+    saved = (scripts / "uninstall.py").read_text(), (scripts / "hostlib.py").read_text()
+    answer = server.run("uninstall.py", {"hostname": HOSTNAME, "drain_seconds": 5})
+    assert answer.returncode == 0, answer.stderr
+    assert "kept: queue in /var/lib/chasquid/queue (0 messages undelivered)" in answer.stdout
+    left = server.must(
+        "find /etc/mailroom /usr/local/lib/mailroom /etc/systemd/system/chasquid.service "
+        "/etc/letsencrypt/renewal-hooks /var/lib/chasquid/queue -maxdepth 2 2>/dev/null; true"
+    )
+    assert left.split() == [
+        "/etc/letsencrypt/renewal-hooks", "/etc/letsencrypt/renewal-hooks/deploy",
+        "/etc/letsencrypt/renewal-hooks/deploy/other", "/var/lib/chasquid/queue",
+    ]  # fmt: skip
+    assert server.vps.ssh("pgrep chasquid").returncode == 1
+    scripts.mkdir(parents=True)
+    for name, text in zip(("uninstall.py", "hostlib.py"), saved, strict=True):
+        (scripts / name).write_text(text)
+        (scripts / name).chmod(0o755)
+    again = server.run("uninstall.py", {"hostname": HOSTNAME, "drain_seconds": 5})
+    assert again.returncode == 0, again.stderr
