@@ -135,13 +135,33 @@ async def _connect(target: Target, keys: _Keys, tried: str) -> asyncssh.SSHClien
     except asyncssh.HostKeyNotVerifiable:
         raise _problem(_wrong_key(target, pinned, offered[0])) from None
     except asyncssh.KeyExchangeFailed as error:
-        raise _problem(_no_ed25519(target, error)) from None
+        raise _problem(_no_ed25519(target, _one_line(error))) from None
     except asyncssh.PermissionDenied:
         raise _problem(_refused_login(target, tried)) from None
     except ConnectionRefusedError:
         raise _NotYet(_refused(target)) from None
     except (asyncssh.Error, OSError) as error:
+        if other := await _other_key_type(target, error):
+            raise _problem(_no_ed25519(target, f"only {other}")) from None
         raise _NotYet(_no_answer(target, error)) from None
+
+
+async def _other_key_type(target: Target, error: Exception) -> str | None:
+    """The type of the host's key when that is why it hung up: OpenSSH says so in its log alone."""
+    import asyncssh
+
+    if not isinstance(error, asyncssh.ConnectionLost):
+        return None
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            algorithms = [ED25519, "ecdsa-sha2-nistp256", "rsa-sha2-256"]
+            key = await asyncssh.get_server_host_key(
+                target.address, target.port, config=None, server_host_key_algs=algorithms
+            )
+    except (asyncssh.Error, OSError):
+        return None
+    kind = key.get_algorithm() if key else ED25519
+    return None if kind == ED25519 else kind
 
 
 @asynccontextmanager
@@ -235,12 +255,12 @@ def _wrong_key(target: Target, pinned: asyncssh.SSHKey, offered: asyncssh.SSHKey
     )
 
 
-def _no_ed25519(target: Target, error: Exception) -> Finding:
+def _no_ed25519(target: Target, found: str) -> Finding:
     return _finding(
         target,
         "ssh.no-ed25519",
         expected="a host key of type ssh-ed25519 and current algorithms (OpenSSH 8 or newer)",
-        found=f"the server agrees to none of ours: {_one_line(error)}",
+        found=f"none of them: {found}",
         why="the pinned host key is an ed25519 one",
         fix="on the host: `ssh-keygen -A`, no HostKeyAlgorithms that exclude ssh-ed25519, restart sshd",
     )

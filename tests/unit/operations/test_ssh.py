@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
 OTHER_KEY = asyncssh.generate_private_key("ssh-ed25519")
+RSA_KEY = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
 USER_KEY = asyncssh.generate_private_key("ssh-ed25519")
 
 
@@ -149,29 +150,22 @@ def test_another_host_key_is_not_waited_for(host: Host, monkeypatch: pytest.Monk
     assert trouble(host.target, wait=30).id == "ssh.wrong-host-key"
 
 
-def _greet_with_rsa_only(listener: socket.socket) -> None:
-    """Say what such a server says first (RFC 4253 sections 4.2, 6 and 7.1), then let the client hang up."""
-    lists = ["curve25519-sha256", "ssh-rsa,rsa-sha2-512", *["aes256-ctr"] * 2, *["hmac-sha2-256"] * 2]
-    names = [*lists, "none", "none", "", ""]
-    payload = bytes([20]) + bytes(16)
-    payload += b"".join(len(name).to_bytes(4, "big") + name.encode() for name in names) + bytes(5)
-    padding = 8 - (len(payload) + 5) % 8 + 8
-    packet = (len(payload) + padding + 1).to_bytes(4, "big") + bytes([padding]) + payload + bytes(padding)
-    connection, _ = listener.accept()
-    with connection:
-        connection.sendall(b"SSH-2.0-Old\r\n" + packet)
-        while connection.recv(4096):
-            pass
-
-
-def test_a_server_without_an_ed25519_key_is_explained() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=_greet_with_rsa_only, args=(listener,))
-        server.start()
-        finding = trouble(Target("127.0.0.1", listener.getsockname()[1], "root", public(HOST_KEY)))
-        server.join()
+@pytest.mark.parametrize("host", [RSA_KEY], indirect=True)
+def test_a_server_without_an_ed25519_key_is_explained(host: Host) -> None:
+    finding = trouble(host.target)
     assert finding.id == "ssh.no-ed25519"
     assert "ssh-keygen -A" in finding.fix
+
+
+def test_a_server_that_hangs_up_early_but_has_an_ed25519_key_is_no_key_trouble(host: Host) -> None:
+    hung_up = asyncssh.ConnectionLost("Connection lost")
+    assert asyncio.run(ssh._other_key_type(host.target, hung_up)) is None
+
+
+@pytest.mark.parametrize("host", [RSA_KEY], indirect=True)
+def test_the_key_type_is_found_out_when_the_server_hangs_up_without_a_word(host: Host) -> None:
+    hung_up = asyncssh.ConnectionLost("Connection lost")
+    assert asyncio.run(ssh._other_key_type(host.target, hung_up)) == "ssh-rsa"
 
 
 def test_a_refused_login_names_user_and_key(host: Host) -> None:
