@@ -330,7 +330,7 @@ class Settings(_Options):
             domains=domains,
             acme=acme,
             cloudflare=cloudflare,
-            passwords=options.passwords if options else None,
+            accounts=parser.accounts(),
             listed=parser.listed_domains(),
         )
         findings = [*parser.findings, *settings_rules.errors(parts)]
@@ -403,6 +403,13 @@ class _Parser:
         raw = self._read("mailroom:domains")
         items = raw if isinstance(raw, list | tuple) else []
         return {str(item.get("name", "")).lower().rstrip(".") for item in items if isinstance(item, Mapping)}
+
+    def accounts(self) -> list[str] | None:
+        """All addresses that have a password, unusable passwords included; None if that cannot be told."""
+        raw = self._read("mailroom:passwords")
+        if raw is None:
+            return []
+        return [str(key).strip().lower() for key in raw if "@" in str(key)] if isinstance(raw, Mapping) else None
 
     def check_keys(self, keys: Iterable[str]) -> None:
         """Note keys of our namespace that do not exist."""

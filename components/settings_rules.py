@@ -14,9 +14,7 @@ from standards.finding import Finding
 from standards.records import domain_spf, sending_addresses, zone_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pydantic import SecretStr
+    from collections.abc import Collection, Iterator, Sequence
 
     from components.settings import (
         AcmeSettings,
@@ -33,7 +31,8 @@ _STACK_MAX: Final = 60  # of the 100 characters of a record's comment, the rest 
 class Parts:
     """What of the settings could be read, each list item with its path; None for what could not.
 
-    `listed` holds the names of all domains, also of those that could not be read.
+    `listed` holds the names of all domains and `accounts` the addresses of all passwords, also of those that
+    could not be read; `accounts` is None where not even that is known.
     """
 
     stack: str
@@ -41,8 +40,8 @@ class Parts:
     domains: Sequence[tuple[str, DomainSettings]]
     acme: AcmeSettings | None
     cloudflare: CloudflareSettings | None
-    passwords: Mapping[str, SecretStr] | None
-    listed: set[str]
+    accounts: Collection[str] | None
+    listed: Collection[str]
 
 
 def errors(parts: Parts) -> list[Finding]:
@@ -289,14 +288,14 @@ def _password_path(address: str) -> str:
 
 
 def _passwords(parts: Parts) -> Iterator[Finding]:
-    if parts.passwords is None:
+    if parts.accounts is None:
         return
     addresses: set[str] = set()
     for path, domain in parts.domains:
         for position, user in enumerate(domain.users):
             address = f"{user.name}@{domain.name}"
             addresses.add(address)
-            if address not in parts.passwords and domain.mail != "none":
+            if address not in parts.accounts and domain.mail != "none":
                 yield _error(
                     f"{path}.users[{position}]",
                     "password-missing",
@@ -305,7 +304,7 @@ def _passwords(parts: Parts) -> Iterator[Finding]:
                     fix=f"`pulumi config set --secret --path 'mailroom:passwords[\"{address}\"]'`",
                 )
     readable = {domain.name for _, domain in parts.domains}
-    for address in parts.passwords:
+    for address in parts.accounts:
         domain_name = address.rpartition("@")[2]
         if address in addresses or (domain_name in parts.listed and domain_name not in readable):
             continue

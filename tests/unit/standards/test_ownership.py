@@ -1,0 +1,174 @@
+"""What stands in the way of our records, and what each finding tells a person to do."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from standards import ownership
+from standards.records import wanted_records
+from tests.unit.standards.example_stack import OTHER_ZONE, ZONE, domain, load, second_domain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from standards.finding import Finding
+
+
+def claimed(change: Callable[[dict[str, Any]], object] = lambda _: None, zone: str = ZONE) -> list[ownership.Claim]:
+    settings = load(change)
+    return ownership.claims(settings, wanted_records(settings), zone)
+
+
+def found(record: dict[str, Any], change: Callable[[dict[str, Any]], object] = lambda _: None) -> list[Finding]:
+    return ownership.conflicts([{"id": "a1b2", "comment": None, **record}], claimed(change), "prod")
+
+
+FOREIGN = [
+    {"type": "A", "name": "smtp.example.com", "content": "203.0.113.1"},
+    {"type": "AAAA", "name": "smtp.example.com", "content": "2001:db8::99"},
+    {"type": "CNAME", "name": "smtp.example.com", "content": "elsewhere.example"},
+    {"type": "TXT", "name": "smtp.example.com", "content": '"v=spf1 mx -all"'},
+    {"type": "MX", "name": "example.com", "content": "mx.example.net", "priority": 10},
+    {"type": "TXT", "name": "example.com", "content": "v=spf1 include:_spf.google.com ~all"},
+    {"type": "TXT", "name": "example.com", "content": '"V=SPF1 " "-all"'},
+    {"type": "CNAME", "name": "example.com", "content": "pages.example.net"},
+    {"type": "TXT", "name": "_spf.example.com", "content": '"v=spf1 -all"'},
+    {"type": "TXT", "name": "m1._domainkey.example.com", "content": '"anything"'},
+    {"type": "CNAME", "name": "m1._domainkey.example.com", "content": "m1.esp.example"},
+    {"type": "TXT", "name": "_dmarc.example.com", "content": '"v=DMARC1; p=reject"'},
+    {"type": "TXT", "name": "_dmarc.example.com", "content": "v=dmarc1;p=none"},
+    {"type": "MX", "name": "Example.COM.", "content": "mx.example.net", "priority": 10},
+]
+
+
+@pytest.mark.parametrize("record", FOREIGN, ids=lambda r: f"{r['type']} {r['name']}")
+def test_a_record_of_our_kind_that_is_not_ours_is_named_with_the_ways_on(record: dict[str, Any]) -> None:
+    (finding,) = found(record)
+    assert finding.severity == "error"
+    assert finding.subject == record["name"].lower().rstrip(".")
+    assert str(record["type"]) in finding.found
+    assert "a1b2" in finding.found
+    assert "delete it" in finding.fix
+    assert f"{ZONE}/a1b2" in finding.fix
+
+
+@pytest.mark.parametrize("record", FOREIGN, ids=lambda r: f"{r['type']} {r['name']}")
+def test_the_same_record_with_our_mark_is_ours(record: dict[str, Any]) -> None:
+    assert found({**record, "comment": "Some reason mailroom:prod"}) == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"type": "TXT", "name": "example.com", "content": '"google-site-verification=abc"'},
+        {"type": "TXT", "name": "example.com", "content": '"v=spf10 is another thing"'},
+        {"type": "A", "name": "example.com", "content": "203.0.113.1"},
+        {"type": "CAA", "name": "example.com", "content": '0 issue "letsencrypt.org"'},
+        {"type": "TXT", "name": "_dmarc.example.com", "content": '"verification=abc"'},
+        {"type": "TXT", "name": "m2._domainkey.example.com", "content": '"v=DKIM1; p=abc"'},
+        {"type": "A", "name": "www.example.com", "content": "203.0.113.1"},
+        {"type": "MX", "name": "sub.example.com", "content": "mx.example.net"},
+        {"type": "TXT", "name": "example.com", "content": '"not closed'},
+    ],
+    ids=lambda r: f"{r['type']} {r['name']} {r['content']}",
+)
+def test_other_records_of_the_zone_are_left_in_peace(record: dict[str, Any]) -> None:
+    assert found(record) == []
+
+
+@pytest.mark.parametrize(
+    ("comment", "owner"),
+    [
+        ("reason mailroom:prod", "prod"),
+        ("mailroom:lab-dev", "lab-dev"),
+        ("reason mailroom:prod ", "prod"),
+        ("reason mailroom:prod and more", None),
+        ("notmailroom:prod", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_mark_at_the_end_of_the_comment_tells_the_stack(comment: str | None, owner: str | None) -> None:
+    assert ownership.owner({"comment": comment}) == owner
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod2", "xprod"])
+def test_a_record_of_another_stack_is_said_to_be_that_stacks(stack: str) -> None:
+    (finding,) = found({"type": "MX", "name": "example.com", "content": "x.example", "comment": f"mailroom:{stack}"})
+    assert f"stack '{stack}'" in finding.found
+    assert "other names" in finding.fix
+    assert "delete" not in finding.fix
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"type": "MX", "name": "example.com", "content": "route1.mx.cloudflare.net", "priority": 5},
+        {"type": "MX", "name": "example.com", "content": "x.example", "meta": {"email_routing": True}},
+        {"type": "TXT", "name": "example.com", "content": '"v=spf1 include:_spf.mx.cloudflare.net ~all"'},
+    ],
+)
+def test_email_routing_is_named_with_how_to_switch_it_off(record: dict[str, Any]) -> None:
+    (finding,) = found(record)
+    assert "Cloudflare Email Routing" in finding.found
+    assert "disable it" in finding.fix
+
+
+def test_a_name_that_only_looks_like_email_routing_is_not() -> None:
+    (finding,) = found({"type": "MX", "name": "example.com", "content": "xmx.cloudflare.net"})
+    assert "Email Routing" not in finding.found
+
+
+@pytest.mark.parametrize(
+    ("record", "way"),
+    [
+        ({"type": "TXT", "name": "example.com", "content": "v=spf1 -all"}, "spf.includes"),
+        ({"type": "TXT", "name": "m1._domainkey.example.com", "content": "p=x"}, "another selector"),
+        ({"type": "TXT", "name": "_dmarc.example.com", "content": "v=DMARC1; p=reject"}, "does not get weaker"),
+        ({"type": "MX", "name": "example.com", "content": "mx.example.net"}, "mail: external"),
+        ({"type": "A", "name": "smtp.example.com", "content": "203.0.113.1"}, "another host name"),
+    ],
+)
+def test_each_kind_has_its_own_way_on(record: dict[str, Any], way: str) -> None:
+    assert way in found(record)[0].fix
+
+
+def external(**mx: Any) -> Callable[[dict[str, Any]], object]:
+    return domain(mail="external", mx=["mx1.example.net", "mx2.example.net"], aliases={}, **mx)
+
+
+def mx(*hosts: str) -> list[dict[str, Any]]:
+    return [{"type": "MX", "name": "example.com", "content": host, "priority": 10, "id": host} for host in hosts]
+
+
+def test_the_mx_of_an_external_domain_may_be_anybodys_if_it_is_as_the_settings_say() -> None:
+    assert ownership.conflicts(mx("MX2.example.net.", "mx1.example.net"), claimed(external()), "prod") == []
+
+
+@pytest.mark.parametrize("hosts", [(), ("mx1.example.net",), ("mx1.example.net", "mx2.example.net", "mx3.example.net")])
+def test_another_mx_of_an_external_domain_is_found(hosts: tuple[str, ...]) -> None:
+    (finding,) = ownership.conflicts(mx(*hosts), claimed(external()), "prod")
+    assert finding.id == "external-mx-differs"
+    assert "mx1.example.net, mx2.example.net" in finding.expected
+    assert all(host in finding.found for host in hosts)
+
+
+def test_all_conflicts_are_told_at_once() -> None:
+    existing = [{"id": str(n), **record} for n, record in enumerate(FOREIGN)]
+    assert len(ownership.conflicts(existing, claimed(), "prod")) == len(FOREIGN)
+
+
+def test_claims_are_told_by_zone_and_are_plain_data() -> None:
+    change = second_domain(mail="none")
+    assert [claim["name"] for claim in claimed(change, OTHER_ZONE)] == ["_dmarc.second.test", "second.test"]
+    assert {claim["name"]: claim["kinds"] for claim in claimed(change)} == {
+        "_dmarc.example.com": ["DMARC"],
+        "_spf.example.com": ["SPF"],
+        "example.com": ["MX", "SPF"],
+        "m1._domainkey.example.com": ["DKIM"],
+        "smtp.example.com": ["A", "AAAA", "SPF"],
+    }
+    assert json.loads(json.dumps(claimed(change))) == claimed(change)
