@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ def main() -> None:
             "correct the program that sent them",
         )  # fmt: skip
     target = STAGED / kind / digest(files)
+    os.umask(0o077)
     hostlib.make_directory(STAGED, 0o700)
     hostlib.make_directory(STAGED / kind, 0o700)
     if target.is_dir():
