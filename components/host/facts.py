@@ -114,9 +114,7 @@ def mtas(packages: str | None) -> list[str] | None:
         return None
     rows = [line.split("\t") for line in packages.splitlines()]
     return [
-        row[1]
-        for row in rows
-        if row[0].startswith("ii") and ("mail-transport-agent" in row[2] or row[1] in ALSO_MTAS)
+        row[1] for row in rows if row[0].startswith("ii") and ("mail-transport-agent" in row[2] or row[1] in ALSO_MTAS)
     ]
 
 
