@@ -26,10 +26,15 @@ INSIDE_RULES: Final = """
 table inet lab {{
   chain leaving {{
     type filter hook forward priority 0; policy accept;
-    iifname "{bridge}" oifname "{uplink}" jump allowed
+    oifname "{uplink}" jump allowed
+  }}
+  chain leaving_from_the_gateway {{
+    type filter hook output priority 0; policy accept;
+    oifname "{uplink}" jump allowed
   }}
   chain allowed {{
     ct state established,related accept
+    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
     {mirrors}
     meta l4proto tcp reject with tcp reset
     reject with icmpx admin-prohibited
@@ -37,20 +42,11 @@ table inet lab {{
 }}
 """
 
-# Guests are strangers to this machine: they may answer it, not address it; nobody else may enter the lab.
+# This machine forwards for the lab, and must not become a way into it for its neighbours.
 MACHINE_RULES: Final = """
 table inet {table} {{
-  chain addressing_us {{
-    type filter hook input priority -10; policy accept;
-    iifname != "{uplink}" accept
-    ct state established,related accept
-    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-    meta l4proto tcp reject with tcp reset
-    reject with icmpx admin-prohibited
-  }}
-  chain passing_us {{
+  chain entering {{
     type filter hook forward priority -10; policy accept;
-    iifname "{uplink}" meta nfproto ipv6 reject with icmpx admin-prohibited
     oifname "{uplink}" ct state established,related accept
     oifname "{uplink}" reject with icmpx admin-prohibited
   }}
@@ -162,7 +158,7 @@ def _inside(plan: Plan) -> None:
     ):
         run(*nsenter, "ip", *line.split())
     mirrors = [f"ip daddr {{ {', '.join(m.ipv4)} }} tcp dport {m.port} accept" for m in plan.mirrors]
-    rules = INSIDE_RULES.format(bridge=BRIDGE, uplink=UPLINK_INSIDE, mirrors="\n    ".join(mirrors))
+    rules = INSIDE_RULES.format(uplink=UPLINK_INSIDE, mirrors="\n    ".join(mirrors))
     run(*nsenter, "nft", "-f", "-", stdin=rules)
 
 

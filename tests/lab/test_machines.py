@@ -151,6 +151,48 @@ def test_a_guest_cannot_reach_services_of_this_machine(lab: Lab, shared_vps: Vps
         assert not connects(shared_vps, lab.plan.uplink_machine.ipv4, port)
 
 
+def test_commands_run_inside_the_lab_cannot_leave_it_either(lab: Lab) -> None:
+    command = "getent hosts mx.receiver.test; timeout 5 bash -c '</dev/tcp/203.0.113.7/80'"
+    started = time.monotonic()
+
+    process = cli("--name", lab.name, "exec", "--", "bash", "-c", command)
+    said = process.communicate(timeout=30)[0]
+
+    assert lab.plan.receiver.ipv6 in said
+    assert process.returncode == 1
+    assert time.monotonic() - started < 4, "not refused but swallowed"
+
+
+def test_neighbours_of_this_machine_cannot_enter_the_lab(lab: Lab, shared_vps: Vps, neighbour: str) -> None:
+    connect = f"timeout 3 bash -c '</dev/tcp/{shared_vps.ipv4}/22'"
+
+    answer = subprocess.run(["ip", "netns", "exec", neighbour, "bash", "-c", connect], capture_output=True, check=False)
+
+    assert answer.returncode == 1, "let in, or not refused at once"
+
+
+@pytest.fixture
+def neighbour(lab_name: str) -> Iterator[str]:
+    """A network namespace that has this machine as its router."""
+    name, near, far = f"{lab_name}-n", "mailroomt1", "mailroomt2"
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", name)
+        run("ip", "address", "add", "198.19.254.1/30", "dev", near)
+        run("ip", "link", "set", near, "up")
+        Path(f"/proc/sys/net/ipv4/conf/{near}/forwarding").write_text("1")
+        for line in (
+            f"address add 198.19.254.2/30 dev {far}",
+            f"link set {far} up",
+            "route add default via 198.19.254.1",
+        ):
+            run("ip", "-n", name, *line.split())
+        yield name
+    finally:
+        run("ip", "link", "delete", near)
+        run("ip", "netns", "delete", name)
+
+
 def test_this_machine_reaches_a_guest_over_both_families(shared_vps: Vps) -> None:
     assert shared_vps.ipv6 is not None
     for address in (shared_vps.ipv4, shared_vps.ipv6):
@@ -260,6 +302,7 @@ def test_down_leaves_nothing_and_does_not_disturb_other_labs(lab: Lab, second_la
 @pytest.mark.parametrize("lost", ["state", "netns", "mounts"])
 def test_down_needs_no_intact_lab(second_lab: str, lost: str) -> None:
     lab = Lab.create(second_lab)
+    uplink = Path("/sys/class/net", lab.plan.uplink_interface)
     if lost == "state":
         Folders(second_lab).state.write_text('{"name": "lab-')
     elif lost == "netns":
@@ -270,6 +313,7 @@ def test_down_needs_no_intact_lab(second_lab: str, lost: str) -> None:
     lab.down()
 
     assert traces(second_lab) == []
+    assert not uplink.exists()
 
 
 def machine_sysctls() -> dict[str, str]:
