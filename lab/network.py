@@ -117,7 +117,7 @@ def down(lab: str) -> list[str]:
 
 
 def delete_uplink(interface: str) -> list[str]:
-    """Remove this machine's end of a link whose namespace has gone without it."""
+    """Remove this machine's end of a link whose namespace lost its name; the kernel does it too, but later."""
     return [f"interface {interface}"] if succeeds("ip", "link", "delete", interface) else []
 
 
