@@ -1,0 +1,56 @@
+"""How findings become an exit code and text for people; one place, so that all scripts say it the same way."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.text import Text
+
+from operations.dns import CouldNotTell
+from standards.finding import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from standards.finding import Finding
+
+OK: Final = 0
+WARNINGS: Final = 1
+FAILURES: Final = 2
+COULD_NOT_TELL: Final = 3
+# Findings that say why nothing could be seen, not that something is wrong with the mail server.
+BLIND: Final = ("stack.", "engine.", "trial.", "submission.unresolved")
+STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """What a script that found these ends with."""
+    severities = {finding.severity for finding in findings}
+    if "error" in severities:
+        return FAILURES
+    return WARNINGS if "warning" in severities else OK
+
+
+def trouble_code(trouble: Problems | CouldNotTell) -> int:
+    """What a script ends with that could not go on."""
+    if isinstance(trouble, CouldNotTell) or all(one.id.startswith(BLIND) for one in trouble.findings):
+        return COULD_NOT_TELL
+    return exit_code(trouble.findings)
+
+
+def trouble_as_json(trouble: Problems | CouldNotTell) -> dict[str, Any]:
+    """The same trouble for programs."""
+    findings = trouble.findings if isinstance(trouble, Problems) else ()
+    result = "fail" if trouble_code(trouble) == FAILURES else "could not tell"
+    return {"result": result, "reason": str(trouble), "findings": [asdict(finding) for finding in findings]}
+
+
+def show(console: Console, findings: Sequence[Finding]) -> None:
+    """Print each finding as it prints itself, its severity in colour where there is colour."""
+    for finding in findings:
+        text = Text(str(finding))
+        text.stylize(STYLES[finding.severity], 0, len(finding.severity))
+        console.print(text, soft_wrap=True)

@@ -1,0 +1,152 @@
+"""How a script finds a stack's engine, backend, settings and outputs without anything exported; changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from standards.finding import Finding, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from components.settings import Settings
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+ENGINE_SECONDS = 120
+# `pulumi` exits with 6 for a stack it does not find and with 3 for a missing login (sdk/go/common/util/cmdutil).
+NO_STACK, NO_LOGIN = 6, 3
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What the lab wrote down about the stack that lives in it."""
+
+    env: Mapping[str, str] = field(repr=False)
+    ca_file: str
+    mail_dir: Path
+    receiver: str
+
+
+def lab(stack: str, checkout: Path = CHECKOUT) -> Lab | None:
+    """The lab that `stack` lives in; None for every other stack."""
+    try:
+        found = json.loads((checkout / ".lab" / f"{stack}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Lab(found["env"], found["ca_file"], Path(found["mail_dir"]), found["receiver"])
+
+
+def engine(checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
+    """The `pulumi` to run for this checkout, and the variables it needs; raises `Problems` when there is none."""
+    from lab.engine import build
+
+    try:
+        found = build.find(checkout)
+    except build.EngineError as error:
+        if pulumi := shutil.which("pulumi"):  # without a language host it still reads stacks
+            return pulumi, {}
+        raise Problems("there is no Pulumi engine", [_no_engine(error)]) from None
+    return str(found.pulumi), found.environment()
+
+
+def environment(stack: str, checkout: Path = CHECKOUT) -> dict[str, str]:
+    """This process's environment; what it leaves open comes from the lab of the stack, if it has one."""
+    home = lab(stack, checkout)
+    return {**(home.env if home else {}), **os.environ}
+
+
+def outputs(stack: str, *, secrets: bool = False, checkout: Path = CHECKOUT) -> dict[str, Any]:
+    """The outputs of a deployed stack; secret ones are readable only when asked for."""
+    shown = ["--show-secrets"] if secrets else []
+    found = _read(stack, ["stack", "output", "--json", *shown], checkout)
+    if not found:
+        raise Problems(f"stack {stack} has nothing to show", [_not_deployed(stack, checkout)])
+    return found
+
+
+def config(stack: str, checkout: Path = CHECKOUT) -> dict[str, Any]:
+    """Every setting of a stack by its full key, parsed; secrets in clear text, in memory only."""
+    found = _read(stack, ["config", "--json", "--show-secrets"], checkout)
+    return {key: item.get("objectValue", item.get("value")) for key, item in found.items()}
+
+
+def settings(stack: str, checkout: Path = CHECKOUT) -> Settings:
+    """The validated settings of a stack."""
+    from components.settings import Settings
+
+    found = config(stack, checkout)
+    return Settings.load(found.get, stack, found)
+
+
+def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
+    pulumi, variables = engine(checkout)
+    done = subprocess.run(
+        [pulumi, *arguments, "--stack", stack, "--non-interactive", "--color", "never"],
+        cwd=checkout,
+        env={**environment(stack, checkout), **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=ENGINE_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise Problems(f"stack {stack} cannot be read", [_unreadable(stack, done, checkout)])
+    parsed = json.loads(done.stdout)
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _start(stack: str, checkout: Path) -> str:
+    """The command that brings a stack into being."""
+    is_labs = stack == "dev" or lab(stack, checkout) is not None
+    return "make up" if is_labs else f"pulumi up -s {stack}"
+
+
+def _unreadable(stack: str, done: subprocess.CompletedProcess[str], checkout: Path) -> Finding:
+    said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+    found = said[0] if said else f"pulumi ended with status {done.returncode}"
+    if done.returncode == NO_STACK:
+        fix = f"`{_start(stack, checkout)}` makes it; `pulumi stack ls` shows those there are"
+        return _stack_finding("stack.missing", stack, found, fix)
+    if "passphrase" in found:
+        fix = "export PULUMI_CONFIG_PASSPHRASE_FILE with the file that holds the stack's passphrase"
+        return _stack_finding("stack.passphrase", stack, found, fix)
+    if done.returncode == NO_LOGIN:
+        fix = "`pulumi login` to the backend that holds the stack, or export PULUMI_BACKEND_URL"
+        return _stack_finding("stack.login", stack, found, fix)
+    return _stack_finding("stack.unreadable", stack, found, f"run `pulumi stack -s {stack}` and follow what it says")
+
+
+def _stack_finding(finding_id: str, stack: str, found: str, fix: str) -> Finding:
+    return Finding(
+        severity="error",
+        id=finding_id,
+        subject=f"stack {stack}",
+        expected="a stack of this project that this machine may read",
+        found=found,
+        why="hosts, users and keys are known from the stack alone",
+        fix=fix,
+    )
+
+
+def _not_deployed(stack: str, checkout: Path) -> Finding:
+    fix = f"deploy it: `{_start(stack, checkout)}`"
+    return _stack_finding("stack.not-deployed", stack, "it has no outputs: it was never deployed to the end", fix)
+
+
+def _no_engine(error: Exception) -> Finding:
+    return Finding(
+        severity="error",
+        id="engine.missing",
+        subject="pulumi",
+        expected="a Pulumi engine in the checkout or on PATH",
+        found=str(error),
+        why="the stack's state can only be read with it",
+        fix="make setup",
+    )

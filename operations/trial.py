@@ -1,0 +1,142 @@
+"""One test message of a stack, from its user's hand-in to the receiver's verdict; the parts do the work."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from operations import stacks, submission, verdict
+from operations.dns import Resolver, check_ptr
+from operations.ssh import Target
+from standards import passwords
+from standards.finding import Finding, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from components.settings import HostSettings, Settings
+
+ARRIVAL_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a test message; `report` is the verdict, where there is a receiver to ask."""
+
+    accepted: submission.Accepted
+    report: verdict.Report | None
+    findings: Sequence[Finding] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A stack that is deployed, and whom it may send as."""
+
+    settings: Settings = field(repr=False)
+    lab: stacks.Lab | None
+    host: HostSettings
+
+    @classmethod
+    def of(cls, stack: str) -> Trial:
+        """Find everything out; raises `Problems` when the stack is missing or was never deployed."""
+        name = stacks.outputs(stack)["submission"]["host"]
+        settings = stacks.settings(stack)
+        host = next(host for host in settings.hosts if host.name == name)
+        return cls(settings, stacks.lab(stack), host)
+
+    def user(self, wanted: str | None) -> tuple[str, str]:
+        """The user to send as and the password; the first with a password when nobody is wanted."""
+        users = {
+            address: secret.get_secret_value()
+            for address, secret in self.settings.passwords.items()
+            if not passwords.is_hash(secret.get_secret_value())
+        }
+        chosen = wanted.lower() if wanted else next(iter(users), None)
+        if chosen is None or chosen not in users:
+            raise Problems("nobody to send as", [_no_password(chosen, list(users))])
+        return chosen, users[chosen]
+
+    def send(self, sender: tuple[str, str], recipient: str, port: int, log: Callable[[str], None]) -> Outcome:
+        """Submit one message; at the lab's receiver wait for its verdict and judge it."""
+        endpoint = submission.Endpoint(
+            host=self.host.name,
+            port=port,
+            implicit_tls=port == submission.IMPLICIT_TLS,
+            resolver=Resolver(self.settings.resolver) if self.settings.resolver else None,
+            ca_file=self.lab.ca_file if self.lab else None,
+        )
+        user, password = sender
+        log(f"handing a message to {endpoint} as {user}")
+        message = submission.compose(user, recipient, endpoint, datetime.now(UTC))
+        accepted = submission.submit(endpoint, message, user, password)
+        if not self.lab or _domain(recipient) != _domain(self.lab.receiver):
+            return Outcome(accepted, None)
+        return self._verdict(self.lab, accepted, user, recipient, log)
+
+    def _verdict(
+        self, lab: stacks.Lab, accepted: submission.Accepted, user: str, recipient: str, log: Callable[[str], None]
+    ) -> Outcome:
+        log("waiting for the receiver's verdict")
+        seen, message = verdict.wait_for_verdict(lab.mail_dir, accepted.message_id, ARRIVAL_SECONDS, log)
+        level = verdict.delivery_level(self._target(), _domain(recipient))
+        report = verdict.build_report(seen, message, accepted, level)
+        expected = self._expected(_domain(user))
+        resolver = Resolver(self.settings.resolver)
+        reverse = {address: check_ptr(address, self.host.name, resolver) for address in expected.addresses}
+        findings = verdict.judge(report, expected, reverse)
+        return Outcome(accepted, report, findings)
+
+    def _expected(self, domain: str) -> verdict.Expected:
+        keys = next(known.dkim for known in self.settings.domains if known.name == domain)
+        ipv6 = self.host.ipv6 if self.host.ipv6_outbound else None
+        return verdict.Expected(
+            host=self.host.name,
+            addresses=tuple(address for address in (self.host.ipv4, ipv6) if address),
+            domain=domain,
+            selectors=tuple(key.selector for key in keys if key.stage == "active"),
+        )
+
+    def _target(self) -> Target:
+        secret = self.settings.ssh_private_key
+        return Target(
+            address=str(self.host.ipv4 or self.host.ipv6),
+            port=self.host.ssh.port,
+            user=self.host.ssh.user,
+            host_key=self.host.host_key,
+            private_key=secret.get_secret_value() if secret else None,
+            sudo=self.host.ssh.user != "root",
+        )
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome for programs: the verdict's own keys on the top level, `result` and the findings beside."""
+    return {
+        **(outcome.report or {"message_id": outcome.accepted.message_id, "submission": asdict(outcome.accepted)}),
+        "result": "fail" if outcome.findings else "pass" if outcome.report else "accepted",
+        "findings": [asdict(finding) for finding in outcome.findings],
+    }
+
+
+def next_step(outcome: Outcome, recipient: str) -> str:
+    """What a person does with a message that no program can see arrive."""
+    return (
+        f"Now open the message {outcome.accepted.message_id} at {recipient} and look at its headers (in Gmail: the "
+        "three dots, Show original): SPF, DKIM and DMARC should say PASS. Is it in the spam folder? Say it is none."
+    )
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2].lower()
+
+
+def _no_password(wanted: str | None, users: Sequence[str]) -> Finding:
+    return Finding(
+        severity="error",
+        id="trial.no-user",
+        subject=wanted or "mailroom:passwords",
+        expected=f"one of {', '.join(users)}" if users else "a user with a password, not only a hash",
+        found="no password that one could log in with",
+        why="only a user with a password may send",
+        fix="pulumi config set --secret --path 'mailroom:passwords[\"i@example.com\"]', then `pulumi up`",
+    )

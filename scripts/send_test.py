@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Send a test message as a user of a stack, and show how it was received."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console
+
+from operations import report, verdict
+from operations.dns import CouldNotTell
+from operations.trial import Outcome, Trial, as_json, next_step
+from standards.finding import Problems
+
+CODES = "exit status: 0 all is well, 1 warnings, 2 failures, 3 could not tell"
+
+
+def arguments() -> argparse.Namespace:
+    """What the person wants."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
+    parser.add_argument("--stack", required=True, help="the stack that sends, e.g. dev")
+    parser.add_argument("--to", required=True, metavar="ADDRESS", help="the receiver, e.g. me@gmail.com")
+    parser.add_argument("--from", dest="sender", metavar="USER", help="default: the first user with a password")
+    parser.add_argument("--port", type=int, choices=(465, 587), default=465, help="465: TLS at once; 587: STARTTLS")
+    parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
+    return parser.parse_args()
+
+
+def show(outcome: Outcome, recipient: str) -> None:
+    """Print the outcome for people."""
+    console = Console()
+    sent = outcome.accepted
+    console.print(f"accepted by {sent.address} port {sent.port}: {sent.tls_version} {sent.cipher}, {sent.answer}")
+    if outcome.report:
+        console.print(verdict.table(outcome.report, outcome.findings))
+        report.show(console, outcome.findings)
+    else:
+        console.print(next_step(outcome, recipient))
+
+
+def main() -> int:
+    """Send, wait, judge."""
+    chosen, progress = arguments(), Console(stderr=True)
+    try:
+        trial = Trial.of(chosen.stack)
+        outcome = trial.send(trial.user(chosen.sender), chosen.to, chosen.port, progress.print)
+    except (Problems, CouldNotTell) as trouble:
+        progress.print(str(trouble), markup=False, soft_wrap=True)
+        if chosen.json:
+            print(json.dumps(report.trouble_as_json(trouble), indent=2))
+        return report.trouble_code(trouble)
+    if chosen.json:
+        print(json.dumps(as_json(outcome), indent=2))
+    else:
+        show(outcome, chosen.to)
+    return report.exit_code(outcome.findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
