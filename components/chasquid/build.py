@@ -123,11 +123,17 @@ def _compile(go: str, directory: str, package: str, output: Path, arch: str) -> 
 
 
 def _go(go: str, arguments: Sequence[str], directory: str, arch: str) -> str:
-    environment = {**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": arch,
-                   "GOFLAGS": "", "GOAMD64": "v1", "GOARM64": "v8.0"}  # fmt: skip
-    answer = subprocess.run(
-        [go, *arguments], cwd=directory, env=environment, capture_output=True, text=True, check=False
-    )
+    own = {name: value for name, value in os.environ.items() if name not in ("GOEXPERIMENT", "GODEBUG")}
+    environment = {
+        **own, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": arch,
+        "GOFLAGS": "-mod=readonly", "GOWORK": "off", "GOAMD64": "v1", "GOARM64": "v8.0",
+    }  # fmt: skip
+    try:
+        answer = subprocess.run(
+            [go, *arguments], cwd=directory, env=environment, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise BuildError(f"{go} cannot be run ({error.strerror}), expected the pinned Go; give its path") from error
     if answer.returncode:
         tail = "\n".join(answer.stderr.strip().splitlines()[-5:])
         message = f"`go {arguments[0]}` failed; check the machine's access to Go modules, then run again:\n{tail}"

@@ -44,7 +44,7 @@ def main() -> None:
             )  # fmt: skip
         time.sleep(2)
     proven = len(payload["users"])
-    print(f"ok: {proven} login{'s' * (proven != 1)} proven")
+    print(f"ok: {proven} login{'s' * (proven != 1)} proven" if proven else "ok: nothing to do")
 
 
 def refused(users: dict[str, str], hostname: str, leaf: bytes) -> dict[str, str]:

@@ -157,11 +157,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     systemd = Systemd(tmp_path)
     monkeypatch.setattr(modules["hostlib"], "run", systemd.run)
     monkeypatch.setattr(modules["hostlib"].shutil, "chown", lambda *_, **__: None)
+    monkeypatch.setattr(modules["hostlib"].os, "fsync", lambda _: None)
     monkeypatch.setattr(modules["hostlib"], "_is_as_wanted", lambda path, data, mode, *_: as_wanted(path, data, mode))
     monkeypatch.setattr(modules["activate"], "probe", modules["activate"].other_program)
     monkeypatch.setattr(modules["activate"], "RELOAD_LIMIT", 0)
     monkeypatch.setattr(modules["activate"], "START_LIMIT", 0)
     monkeypatch.setattr(modules["activate"], "run_trial", lambda *_: None)
+    monkeypatch.setattr(modules["activate"], "as_service", list)
     monkeypatch.setattr(modules["activate"].time, "sleep", lambda _: None)
     return FakeHost(tmp_path, monkeypatch, capsys, modules, systemd)
 
