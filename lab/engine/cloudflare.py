@@ -153,16 +153,29 @@ class Api:
             attempt += 1
 
     def _send(self, method: str, path: str, text: str | None) -> Answer:
-        connection = getattr(self.local, "connection", None)
-        if connection is None:
-            secure = self.base.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            connection = self.local.connection = kind(self.base.netloc, timeout=TIMEOUT)
-        connection.request(method, self.base.path + path, text, self.headers)
-        found = connection.getresponse()
+        known = getattr(self.local, "connection", None)
+        try:
+            found = self._exchange(known or self._connect(), method, path, text)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            if known is None:
+                raise
+            known.close()
+            found = self._exchange(self._connect(), method, path, text)  # it had closed an idle connection
         return Answer(
             found.status, found.reason, cast("Mapping[str, str]", found.headers), found.read().decode(errors="replace")
         )
+
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
+        connection = self.local.connection = kind(self.base.netloc, timeout=TIMEOUT)
+        return connection
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, path: str, text: str | None
+    ) -> http.client.HTTPResponse:
+        connection.request(method, self.base.path + path, text, self.headers)
+        return connection.getresponse()
 
 
 def worth_another(answer: Answer) -> bool:

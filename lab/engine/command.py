@@ -167,6 +167,7 @@ async def run_local(props: Props, script: str, log: Log, interruption: Interrupt
             status = await _communicate(child, props.get("stdin") or "", output)
     except BaseException:
         child.kill()
+        await child.wait()
         raise
     await output.close()
     if status:

@@ -104,10 +104,10 @@ async def _serve(register: Callable[[Any], None]) -> None:
     register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    print(port, flush=True)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    print(port, flush=True)
     while not stop.is_set() and os.getppid() == engine:
         try:
             await asyncio.wait_for(stop.wait(), PARENT_CHECK)
