@@ -266,7 +266,7 @@ def wait_for_ssh(address: str, *, timeout: float) -> float:
 
     def greeted() -> bool:
         try:
-            with socket.create_connection((address, 22), timeout=1) as connection:
+            with socket.create_connection((address, 22), timeout=0.3) as connection:
                 connection.settimeout(2)
                 return connection.recv(4) == b"SSH-"
         except OSError:

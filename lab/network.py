@@ -157,6 +157,10 @@ def _inside(plan: Plan) -> None:
         f"route add default via {there.ipv4}",
     ):
         run(*nsenter, "ip", *line.split())
+    # A machine that boots is asked for its address ten times a second, not once.
+    for family in ("ipv4", "ipv6"):
+        setting = f"/proc/sys/net/{family}/neigh/{BRIDGE}/retrans_time_ms"
+        run(*nsenter, "sh", "-c", f"echo 100 > {setting}")
     mirrors = [f"ip daddr {{ {', '.join(m.ipv4)} }} tcp dport {m.port} accept" for m in plan.mirrors]
     rules = INSIDE_RULES.format(uplink=UPLINK_INSIDE, mirrors="\n    ".join(mirrors))
     run(*nsenter, "nft", "-f", "-", stdin=rules)
