@@ -165,7 +165,6 @@ class Api:
             found.status, found.reason, cast("Mapping[str, str]", found.headers), found.read().decode(errors="replace")
         )
 
-
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
         connection = self.local.connection = kind(self.base.netloc, timeout=TIMEOUT)
@@ -426,7 +425,7 @@ class Cloudflare(proto.ResourceProviderServicer):  # type: ignore[misc]
     def _zone_named(self, wanted: Props) -> str:
         query = {key: value for key, value in snake(wanted).items() if isinstance(value, (str, int))}
         query |= {f"account.{key}": value for key, value in (wanted.get("account") or {}).items()}
-        found = self.api("GET", "/zones?" + urllib.parse.urlencode(query))
+        found = self.api("GET", "/zones?" + urllib.parse.urlencode(sorted(query.items())))
         if len(found) != 1:
             raise Failure(f"failed to find exactly one result: {len(found)} zones for {query}")
         return str(found[0]["id"])

@@ -177,7 +177,7 @@ class FakeApi:
     def answer(self, method: str, path: str, body: Any, token: str) -> tuple[int, Any]:
         if token != f"Bearer {TOKEN}":
             return 403, (9109, "Invalid access token")
-        if path == "/zones?name=example.test&match=all":
+        if path == "/zones?match=all&name=example.test":
             return 200, [{"id": ZONE}]
         if path == f"/zones/{ZONE}":
             return 200, {"id": ZONE, "name": "example.test", "name_servers": ["ns1.lab.test"]}
@@ -194,9 +194,7 @@ class FakeApi:
         if method == "GET":
             return 200, self.records[identity]
         key = ("name", "type", "content", "data")
-        if method == "POST" and any(
-            all(other.get(k) == body.get(k) for k in key) for other in self.records.values()
-        ):
+        if method == "POST" and any(all(other.get(k) == body.get(k) for k in key) for other in self.records.values()):
             return 400, (81058, "An identical record already exists.")
         identity = identity or f"{len(self.records) + 1:032x}"
         known = {"id": identity, "created_on": "2026-01-01T00:00:00Z", "modified_on": "2026-01-01T00:00:00Z"}
@@ -219,9 +217,7 @@ class FakeApi:
                     status, headers = api.faults.pop(0)
                     result: Any = (10000, "fault")
                 else:
-                    status, result = api.answer(
-                        self.command, path, body, self.headers.get("Authorization", "")
-                    )
+                    status, result = api.answer(self.command, path, body, self.headers.get("Authorization", ""))
                 good = status == 200
                 errors = [] if good else [{"code": result[0], "message": result[1]}]
                 envelope = {"result": result if good else None, "success": good, "errors": errors, "messages": []}

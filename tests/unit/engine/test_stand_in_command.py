@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import socket
 import time
 from types import SimpleNamespace
@@ -239,9 +237,7 @@ def test_a_variable_inside_acceptenv_reaches_the_script(plugin: Plugin, server: 
     assert plugin.create(inputs)["stdout"] == "granted"
 
 
-def test_the_previous_output_is_refused_with_a_warning_at_each_update(
-    plugin: Plugin, server: Any, engine: Any
-) -> None:
+def test_the_previous_output_is_refused_with_a_warning_at_each_update(plugin: Plugin, server: Any, engine: Any) -> None:
     inputs = {"connection": server.connection(), "create": "true"}
     plugin.update(inputs, inputs, stdout="before", stderr="")
     ((severity, text),) = engine.messages
@@ -279,7 +275,9 @@ def test_without_a_host_key_any_server_is_trusted(plugin: Plugin, server: Any) -
 def test_a_dial_error_limit_of_two_means_three_logins(plugin: Plugin, server: Any, engine: Any) -> None:
     stranger = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
     connection = server.connection(privateKey=stranger, dialErrorLimit=2)
-    with pytest.raises(RefusedError, match="after 2 failed attempts: ssh: handshake failed: ssh: unable to authenticate"):
+    with pytest.raises(
+        RefusedError, match="after 2 failed attempts: ssh: handshake failed: ssh: unable to authenticate"
+    ):
         plugin.create({"connection": connection, "create": "true"})
     assert server.logins == 3
     assert engine.texts() == ["Dial 1/2 failed: retrying", "Dial 2/2 failed: retrying"]
