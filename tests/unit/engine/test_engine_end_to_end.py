@@ -1,4 +1,4 @@
-"""The real engine drives all stand-ins: up, nothing to do, destroy.  A missing engine fails here; nothing is skipped."""
+"""The real engine drives all stand-ins: up, nothing to do, destroy.  A missing engine fails here, it is not skipped."""
 
 from __future__ import annotations
 
