@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from operations import stacks, submission, verdict
+from operations import report, stacks, submission, verdict
 from operations.dns import Resolver, check_ptr
 from operations.ssh import Target
 from standards import passwords
@@ -14,6 +14,8 @@ from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rich.console import Console
 
     from components.settings import HostSettings, Settings
 
@@ -80,12 +82,12 @@ class Trial:
         log("waiting for the receiver's verdict")
         seen, message = verdict.wait_for_verdict(lab.mail_dir, accepted.message_id, ARRIVAL_SECONDS, log)
         level = verdict.delivery_level(self._target(), _domain(recipient))
-        report = verdict.build_report(seen, message, accepted, level)
+        seen_report = verdict.build_report(seen, message, accepted, level)
         expected = self._expected(_domain(user))
         resolver = Resolver(self.settings.resolver)
         reverse = {address: check_ptr(address, self.host.name, resolver) for address in expected.addresses}
-        findings = verdict.judge(report, expected, reverse)
-        return Outcome(accepted, report, findings)
+        findings = verdict.judge(seen_report, expected, reverse)
+        return Outcome(accepted, seen_report, findings)
 
     def _expected(self, domain: str) -> verdict.Expected:
         keys = next(known.dkim for known in self.settings.domains if known.name == domain)
@@ -118,11 +120,17 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def next_step(outcome: Outcome, recipient: str) -> str:
-    """What a person does with a message that no program can see arrive."""
-    return (
-        f"Now open the message {outcome.accepted.message_id} at {recipient} and look at its headers (in Gmail: the "
-        "three dots, Show original): SPF, DKIM and DMARC should say PASS. Is it in the spam folder? Say it is none."
+def show(console: Console, outcome: Outcome, recipient: str) -> None:
+    """Print the outcome for people; without a receiver to ask, say what to look at."""
+    sent = outcome.accepted
+    console.print(f"accepted by {sent.address} port {sent.port}: {sent.tls_version} {sent.cipher}, {sent.answer}")
+    if outcome.report:
+        console.print(verdict.table(outcome.report, outcome.findings))
+        report.show(console, outcome.findings)
+        return
+    console.print(
+        f"Now open the message {sent.message_id} at {recipient} and look at its headers (in Gmail: the three dots, "
+        "Show original): SPF, DKIM and DMARC should say PASS. Is it in the spam folder? Say that it is none."
     )
 
 

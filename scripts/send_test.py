@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rich.console import Console
 
-from operations import report, verdict
+from operations import report
 from operations.dns import CouldNotTell
-from operations.trial import Outcome, Trial, as_json, next_step
+from operations.trial import Trial, as_json, show
 from standards.finding import Problems
 
 CODES = "exit status: 0 all is well, 1 warnings, 2 failures, 3 could not tell"
@@ -31,18 +31,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(outcome: Outcome, recipient: str) -> None:
-    """Print the outcome for people."""
-    console = Console()
-    sent = outcome.accepted
-    console.print(f"accepted by {sent.address} port {sent.port}: {sent.tls_version} {sent.cipher}, {sent.answer}")
-    if outcome.report:
-        console.print(verdict.table(outcome.report, outcome.findings))
-        report.show(console, outcome.findings)
-    else:
-        console.print(next_step(outcome, recipient))
-
-
 def main() -> int:
     """Send, wait, judge."""
     chosen, progress = arguments(), Console(stderr=True)
@@ -57,7 +45,7 @@ def main() -> int:
     if chosen.json:
         print(json.dumps(as_json(outcome), indent=2))
     else:
-        show(outcome, chosen.to)
+        show(Console(), outcome, chosen.to)
     return report.exit_code(outcome.findings)
 
 
