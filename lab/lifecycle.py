@@ -253,10 +253,12 @@ def _names(reachable: tuple[Mirror, ...]) -> str:
 
 
 def _write_ca_file(plan: Plan) -> None:
-    """The lab's CA and the root of the ACME server, which makes a new one whenever it starts."""
-    own = (KEYS / "ca.pem").read_text()
+    """The lab's CA and every root the ACME server has had: it makes a new one whenever it starts."""
     path = Folders(plan.name).ca_file
-    path.write_text(f"{own.rstrip()}\n{client.acme_roots(plan).rstrip()}\n")
+    known = path.read_text() if path.exists() else (KEYS / "ca.pem").read_text()
+    root = client.acme_roots(plan).strip()
+    if root not in known:
+        path.write_text(f"{known.rstrip()}\n{root}\n")
 
 
 def _clear(lab: str, known: State | None) -> list[str]:

@@ -8,12 +8,14 @@ from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
 from standards.finding import Problems
+from standards.records import unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pulumi
 
+    from operations.dns import Expected
     from standards.records import Record
 
 
@@ -77,9 +79,17 @@ class PropagatedProvider(Provider):
         """Return nothing: it ends when everything is visible, or raises."""
         from operations import dns
 
-        expected = [dns.Expected(item["name"], item["type"], item["value"]) for item in inputs["records"]]
+        expected = [_as_answered(item) for item in inputs["records"]]
         dns.wait_until_visible(expected, dns.Resolver(inputs.get("resolver")), inputs["timeout"], progress)
         return {}
+
+
+def _as_answered(item: Mapping[str, str]) -> Expected:
+    """A published record as DNS answers with it: the strings of a TXT joined (RFC 7208 section 3.3)."""
+    from operations import dns
+
+    value = unquoted(item["value"]) if item["type"] == "TXT" else item["value"]
+    return dns.Expected(item["name"], item["type"], value)
 
 
 class Propagated(Resource, module="mailroom", name="Propagated"):

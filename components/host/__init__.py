@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from components.settings import HostSettings
 
 LOCK = "/run/lock/mailroom.lock"
-INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.py")
+INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
 PACKAGES = ("ca-certificates", "certbot", "python3-certbot-dns-cloudflare")
 
 
@@ -133,7 +133,7 @@ class Host(pulumi.ComponentResource):
         return remote.Command(
             name,
             connection=self._connection,
-            create=self._command(f"python3 -c {shlex.quote(code)} {bundle().directory}", 60),
+            create=self._command(f"sh -c {shlex.quote(code)} install_scripts {bundle().directory}", 300),
             stdin=json.dumps({"files": bundle().files}, sort_keys=True),
             logging=remote.Logging.NONE,
             add_previous_output_in_env=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 COMPONENTS = Path(__file__).resolve().parent.parent
 # Host scripts carry a shebang; what they import from one another on the host does not.
 LIBRARIES = ("host/hostlib.py",)
+NOT_BUNDLED = "install_scripts.sh"  # it brings the bundle
 DIRECTORY = "/usr/local/lib/mailroom"
 
 
@@ -35,7 +36,11 @@ def is_host_script(path: Path) -> bool:
 @cache
 def bundle() -> Bundle:
     """Collect the scripts of every part; two of one name are a programming error."""
-    paths = [path for path in sorted(COMPONENTS.glob("*/*")) if path.is_file() and is_host_script(path)]
+    paths = [
+        path
+        for path in sorted(COMPONENTS.glob("*/*"))
+        if path.is_file() and path.name != NOT_BUNDLED and is_host_script(path)
+    ]
     paths += [COMPONENTS / name for name in LIBRARIES]
     files = {path.name: path.read_text(encoding="utf-8") for path in paths}
     if len(files) != len(paths):
