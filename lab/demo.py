@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from operations import stacks
+from operations import recovery
+from standards.finding import Problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +31,9 @@ def say(text: str) -> None:
     print(f"\n==> {text}", flush=True)
 
 
-def run(*command: str, env: dict[str, str] | None = None) -> None:
+def run(*command: str) -> None:
     """Run a step with its output shown; raises Failed."""
-    if subprocess.run(command, cwd=CHECKOUT, env=env, check=False).returncode:
+    if subprocess.run(command, cwd=CHECKOUT, check=False).returncode:
         raise Failed(" ".join(command[:4]))
 
 
@@ -49,8 +50,9 @@ def lab_status() -> dict[str, Any]:
 
 
 def pulumi(*arguments: str) -> None:
-    """Run the engine on the dev stack's backend."""
-    run(str(stacks.engine(CHECKOUT)), *arguments, env=stacks.environment(STACK))
+    """Run the engine on the dev stack."""
+    if recovery.pulumi(STACK, *arguments).returncode:
+        raise Failed(f"pulumi {arguments[0]}")
 
 
 def up() -> None:
@@ -61,9 +63,9 @@ def up() -> None:
     for address in _addresses():
         lab("ptr", address, HOST)  # as a person would at the hosting provider
     say("pulumi up, stack dev: the same program as production")
-    stacks.ensure(STACK)
-    stacks.recover(STACK)
-    pulumi("up", "--yes", "--skip-preview", "--stack", STACK, "--suppress-outputs")
+    recovery.ensure(STACK)
+    recovery.recover(STACK)
+    pulumi("up", "--yes", "--skip-preview", "--suppress-outputs")
     receiver = lab_status()["receiver"]
     for port in PORTS:
         say(f"sending a test message through port {port}")
@@ -90,10 +92,10 @@ The mail server works: every check above passed ({seconds:.0f} s).
 
 def down() -> None:
     """Destroy the stack while its lab still answers, then the lab; each may be gone already."""
-    if lab_status().get("up") and stacks.exists(STACK):
+    if lab_status().get("up") and recovery.exists(STACK):
         say("pulumi destroy, stack dev")
-        stacks.recover(STACK)
-        pulumi("destroy", "--yes", "--skip-preview", "--stack", STACK)
+        recovery.recover(STACK)
+        pulumi("destroy", "--yes", "--skip-preview")
     say("removing the lab")
     lab("down")
 
@@ -106,6 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {"up": up, "down": down}[parser.parse_args(arguments).action]()
     except Failed as step:
         print(f"\nstopped at: {step}. Its message stands above; running this again continues.", file=sys.stderr)
+        return 1
+    except Problems as problems:
+        print(f"\n{problems}", file=sys.stderr)
         return 1
     return 0
 

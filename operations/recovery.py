@@ -1,0 +1,116 @@
+"""Takes up a stack where a killed run left it: its lock when its process is dead, its half-recorded creations.
+
+Only for stacks on a file backend of this machine; a team's backend is unlocked by a person who knows who holds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from operations import stacks
+from standards.finding import Finding, Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = "mailroom"
+
+
+def pulumi(stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the engine on `stack`'s backend, in the checkout; the caller judges its status."""
+    program, variables = stacks.engine()
+    return subprocess.run(
+        [program, *arguments, "--stack", stack, "--non-interactive"],
+        cwd=stacks.CHECKOUT,
+        env={**stacks.environment(stack), **variables},
+        capture_output=capture,
+        text=True,
+        check=False,
+    )
+
+
+def exists(stack: str) -> bool:
+    """Whether the backend knows the stack."""
+    return pulumi(stack, "stack", "output", "--json", capture=True).returncode == 0
+
+
+def ensure(stack: str) -> None:
+    """Create the stack unless the backend knows it; its file of settings is left as it is."""
+    if exists(stack):
+        return
+    program, variables = stacks.engine()
+    environment = {**stacks.environment(stack), **variables}
+    folder = _backend(environment)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [program, "stack", "init", stack, "--non-interactive"],
+        cwd=stacks.CHECKOUT, env=environment, check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def recover(stack: str) -> None:
+    """Make a killed run's stack usable; raises `Problems` while its run is alive."""
+    environment = stacks.environment(stack)
+    folder = _backend(environment)
+    if folder is None:
+        return
+    locks = list(_locks(folder, stack))
+    if alive := [lock for lock in locks if _is_alive(lock)]:
+        raise Problems(f"stack {stack} is in use", [_in_use(stack, alive[0])])
+    if locks:
+        print(f"an earlier run of stack {stack} was killed: removing its lock", flush=True)
+        pulumi(stack, "cancel", "--yes", capture=True)
+    if _pending(folder, stack):
+        print("forgetting what that run had only begun; it is done again", flush=True)
+        pulumi(stack, "refresh", "--yes", "--skip-preview", "--clear-pending-creates", capture=True)
+
+
+def _backend(environment: dict[str, str]) -> Path | None:
+    url = environment.get("PULUMI_BACKEND_URL", "")
+    return Path(url.removeprefix("file://")) if url.startswith("file:///") else None
+
+
+def _locks(folder: Path, stack: str) -> Iterator[dict[str, Any]]:
+    for path in (folder / ".pulumi" / "locks" / "organization" / PROJECT / stack).glob("*.json"):
+        yield dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _is_alive(lock: dict[str, Any]) -> bool:
+    """Whether the run that took the lock may still be at work; on another machine nobody can tell."""
+    if lock.get("hostname") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(lock["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _pending(folder: Path, stack: str) -> bool:
+    path = folder / ".pulumi" / "stacks" / PROJECT / f"{stack}.json"
+    if not path.is_file():
+        return False
+    state = json.loads(path.read_text(encoding="utf-8"))
+    latest = (state.get("checkpoint") or {}).get("latest") or {}
+    return bool(latest.get("pending_operations"))
+
+
+def _in_use(stack: str, lock: dict[str, Any]) -> Finding:
+    holder = f"process {lock.get('pid')} of {lock.get('username')} on {lock.get('hostname')}"
+    return Finding(
+        severity="error",
+        id="stack.locked",
+        subject=f"stack {stack}",
+        expected="one run at a time",
+        found=f"{holder} works on it since {lock.get('timestamp')}",
+        why="two runs at once would overwrite each other's state",
+        fix=f"wait for it; if it is gone for good: pulumi cancel --stack {stack}",
+    )
