@@ -6,9 +6,12 @@ import copy
 import datetime as dt
 import json
 import platform
+import smtplib
 import socket
+import ssl
 import time
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -322,6 +325,32 @@ def test_wrong_passwords_are_named_by_user_alone(server: Server) -> None:
     assert f"mallory@{DOMAIN}" in answer.stderr
     assert "alice" not in answer.stderr
     assert "CANARY" not in answer.stderr
+
+
+def submit(server: Server, subject: str) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # self-made; others test the certificate
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = f"alice@{DOMAIN}", "check@receiver.test", subject
+    message.set_content("Hello\n")
+    with smtplib.SMTP_SSL(server.vps.ipv4, 465, local_hostname="client.test", context=context) as client:
+        client.login(f"alice@{DOMAIN}", PASSWORD)
+        client.send_message(message)
+
+
+def test_queued_mail_leaves_before_the_server_does(lab: Lab, server: Server) -> None:
+    receiver = lab.plan.address(25)
+    for address in receiver:
+        server.must(f"ip route add unreachable {address}")
+    submit(server, "drained")
+    server.must("until ls /var/lib/chasquid/queue/m:*; do sleep 0.1; done; systemctl stop chasquid")
+    for address in receiver:
+        server.must(f"ip route del unreachable {address}")
+    code = f"import sys; sys.path.insert(0, '/{SCRIPTS}'); import uninstall; uninstall.drain(30)"
+    server.must(f'python3 -c "{code}"')
+    assert server.must("ls /var/lib/chasquid/queue") == ""
+    assert lab.wait_message(lambda message: message["subject"] == "drained")["dkim"]
+    server.must("rm -r /run/systemd/system/chasquid.service.d; systemctl daemon-reload")
 
 
 def test_after_uninstalling_only_the_queue_and_certificates_are_left(server: Server) -> None:

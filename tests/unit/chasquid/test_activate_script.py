@@ -267,6 +267,20 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(host: FakeHost, wanted: W
     assert step > 5
 
 
+def test_a_kill_between_a_corrected_unit_and_the_restart_is_noticed(host: FakeHost, wanted: Wanted) -> None:
+    step, killed = 0, True
+    while killed:
+        wanted.activate()
+        host.path("etc/systemd/system/chasquid.service").write_text("edited on the host")
+        host.systemd.run(["systemctl", "restart"])
+        before = restarts(host)
+        killed = host.killed_at(step, lambda: host.run("activate", wanted.payload()))
+        host.run("activate", wanted.payload())
+        assert restarts(host) > before, f"killed before change {step}"
+        step += 1
+    assert step > 5
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
