@@ -37,6 +37,9 @@ MAX_CUTS = 8
 # One address has one name: a second record here is another machine's, and it gets a share of the traffic.
 EXACT_TYPES = frozenset({"A", "AAAA", "PTR", "CNAME"})
 
+# Names and hex digits; base64 and the value of a CAA record mean something else in another case.
+CASELESS_TYPES = frozenset({"CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TLSA"})
+
 
 class CouldNotTell(Exception):  # noqa: N818  (no answer is not a wrong answer)
     """Nothing answered, or what answered has no say in the matter: neither right nor wrong."""
@@ -98,7 +101,7 @@ def _canonical_rdata(rdata: dns.rdata.Rdata) -> str:
         return b"".join(rdata.strings).decode("utf-8", "backslashreplace")
     if isinstance(rdata, A | AAAA):
         return ipaddress.ip_address(rdata.address).compressed
-    if rdata.rdtype == dns.rdatatype.CAA:  # the value is case-sensitive (RFC 8659 section 4.1)
+    if dns.rdatatype.to_text(rdata.rdtype) not in CASELESS_TYPES:
         return rdata.to_text()
     return " ".join(word.rstrip(".") or "." for word in rdata.to_text().lower().split(" "))
 

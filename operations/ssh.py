@@ -196,6 +196,8 @@ def _private_key(text: str) -> asyncssh.SSHKey:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # asyncio hides it behind the address it tried
     return " ".join(str(error).split()) or type(error).__name__
 
 

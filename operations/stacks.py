@@ -104,13 +104,19 @@ def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
 
 def _start(stack: str, checkout: Path) -> str:
     """The command that brings a stack into being."""
-    is_labs = stack == "dev" or lab(stack, checkout) is not None
-    return "make up" if is_labs else f"pulumi up -s {stack}"
+    return "make up" if _is_labs(stack, checkout) else f"pulumi up -s {stack}"
+
+
+def _is_labs(stack: str, checkout: Path) -> bool:
+    """Whether the stack lives in a lab, that of `make up` counted even while it is down."""
+    return stack == "dev" or lab(stack, checkout) is not None
 
 
 def _unreadable(stack: str, done: subprocess.CompletedProcess[str], checkout: Path) -> Finding:
     said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
     found = said[0] if said else f"pulumi ended with status {done.returncode}"
+    if done.returncode == NO_LOGIN and _is_labs(stack, checkout):
+        return _stack_finding("stack.missing", stack, "the lab it lives in is not up", "`make up`")
     if done.returncode == NO_STACK:
         fix = f"`{_start(stack, checkout)}` makes it; `pulumi stack ls` shows those there are"
         return _stack_finding("stack.missing", stack, found, fix)

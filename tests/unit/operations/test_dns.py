@@ -253,6 +253,7 @@ def test_a_server_is_asked_without_recursion(world: World) -> None:
             ['0 issue "Ca.example; accounturi=https://x/A"'],
         ),
         ("A", ["192.0.2.2", "192.0.2.1"], ["192.0.2.1", "192.0.2.2"]),
+        ("DNSKEY", ["257 3 13 AbCd"], ["257 3 13 AbCd"]),
     ],
 )
 def test_values_come_back_in_one_spelling(

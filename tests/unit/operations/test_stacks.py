@@ -133,6 +133,13 @@ def test_a_stack_that_cannot_be_read_comes_with_what_to_do(
     assert todo in finding.fix
 
 
+def test_the_labs_stack_without_its_lab_needs_the_lab(checkout: Checkout) -> None:
+    checkout.answer("", 3, "error: PULUMI_ACCESS_TOKEN must be set")
+    with pytest.raises(Problems, match="the lab it lives in is not up") as caught:
+        stacks.outputs("dev", checkout=checkout.folder)
+    assert caught.value.findings[0].fix == "`make up`"
+
+
 def test_a_stack_that_was_never_deployed_is_said_to_be_so(checkout: Checkout) -> None:
     checkout.answer({})
     with pytest.raises(Problems, match="it was never deployed to the end") as caught:
