@@ -1,0 +1,141 @@
+"""A stack of the real program in a test's own lab: its file of settings, its runs, and what it must not show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+
+from lab.folders import CHECKOUT
+from lab.internet.names import CLOUDFLARE_TOKEN, zone_id
+from operations import recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.client import Lab, Vps
+
+HOST = "smtp.example.test"
+DOMAIN = "example.test"
+SECRETS = ("mailroom:sshPrivateKey", "cloudflare:apiToken")
+
+
+class Stack:
+    """One stack named after its lab; `settings` may be edited between runs, `write` brings them to the file."""
+
+    def __init__(self, lab: Lab, vps: Vps, **overrides: Any) -> None:
+        self.lab, self.vps, self.name = lab, vps, lab.name
+        self.settings: dict[str, Any] = lab.stack_config(vps, **overrides)
+        self.file = CHECKOUT / f"Pulumi.{self.name}.yaml"
+
+    def write(self) -> None:
+        """Write the stack file with encrypted secrets."""
+        secrets, plain = split(self.settings)
+        before = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
+        salt = {key: value for key, value in before.items() if key == "encryptionsalt"}
+        self.file.write_text(yaml.safe_dump({"config": plain, **salt}))
+        recovery.ensure(self.name)
+        if secrets:
+            arguments = [word for key, value in secrets.items() for word in ("--secret", f"{key}={value}")]
+            done = recovery.pulumi(self.name, "config", "set-all", "--path", *arguments, capture=True)
+            assert done.returncode == 0, done.stderr
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One pulumi command; stdout and stderr together in `stdout`."""
+        done = recovery.pulumi(self.name, *arguments, "--color=never", capture=True)
+        done.stdout += done.stderr
+        return done
+
+    def up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`pulumi up` without a preview."""
+        return self.run("up", "--yes", "--skip-preview", *arguments)
+
+    def point_back(self) -> None:
+        """Set reverse DNS, as a person does at the provider."""
+        for address in (self.vps.ipv4, self.vps.ipv6):
+            if address:
+                self.lab.set_ptr(address, HOST)
+
+    def send(self, *arguments: str) -> tuple[int, dict[str, Any]]:
+        """`scripts/send_test.py --json` to the lab's receiver: exit code and report."""
+        receiver = self.lab.status["receiver"]
+        command = [sys.executable, "-m", "scripts.send_test", "--stack", self.name, "--to", receiver, "--json"]
+        done = subprocess.run(
+            [*command, *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    def outputs(self) -> dict[str, Any]:
+        """Stack outputs, secret ones masked."""
+        return dict(json.loads(recovery.pulumi(self.name, "stack", "output", "--json", capture=True).stdout))
+
+    def state_files(self) -> Iterator[Path]:
+        """Every file of the backend, history and backups too."""
+        yield from (path for path in (CHECKOUT / ".lab" / self.name).rglob("*") if path.is_file())
+
+    def zone(self) -> list[tuple[str, str, str]]:
+        """(type, name, content) of every record the API lists in the domain's zone."""
+        return sorted((record["type"], record["name"], record["content"]) for record in self.records())
+
+    def records(self) -> list[dict[str, Any]]:
+        """The domain's records as the API lists them."""
+        return list(self.api("GET", "?per_page=1000"))
+
+    def api(self, method: str, path: str = "", body: object = None) -> Any:
+        """One call of the lab's Cloudflare API on the domain's records."""
+        request = urllib.request.Request(
+            f"{self.lab.plan.cloudflare_api}/zones/{zone_id(DOMAIN)}/dns_records{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {CLOUDFLARE_TOKEN}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)["result"]
+
+    def discard(self) -> None:
+        """Remove the stack file; the lab removes the rest."""
+        self.file.unlink(missing_ok=True)
+
+
+def split(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Secrets by configuration path, and the settings without them."""
+    plain = json.loads(json.dumps(settings))
+    secrets = {key: plain.pop(key) for key in SECRETS if key in plain}
+    for address, password in plain.pop("mailroom:passwords", {}).items():
+        secrets[f'mailroom:passwords["{address}"]'] = password
+    if "token" in plain.get("mailroom:acme", {}):
+        secrets["mailroom:acme.token"] = plain["mailroom:acme"].pop("token")
+    return secrets, plain
+
+
+class ProcessWatch:
+    """Samples every command line and environment on the machine (guests' too) while it is entered."""
+
+    def __init__(self, needles: list[str]) -> None:
+        self.needles, self.seen = needles, set[str]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().decode(errors="replace")
+                except OSError:
+                    continue
+                self.seen |= {needle for needle in self.needles if needle in line}

@@ -1,0 +1,206 @@
+"""The main job against real parts: a bare VPS becomes a trusted sender, stays so, and goes without a trace.
+
+The tests of this file tell one story in order: each goes on where the one before it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import ssl
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import checkdmarc.dmarc
+import checkdmarc.spf
+import pytest
+
+from tests.lab.program import DOMAIN, HOST, ProcessWatch, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.client import Lab
+
+FOREIGN = [
+    {"type": "TXT", "name": DOMAIN, "content": '"site-verification=of-somebody-else"', "ttl": 300},
+    {"type": "A", "name": f"www.{DOMAIN}", "content": "198.51.100.80", "ttl": 300},
+    {"type": "MX", "name": f"lists.{DOMAIN}", "content": "mx.colleagues.test", "priority": 10, "ttl": 300},
+]
+PASSWORD = "CANARY-password-of-alice"
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab) -> Iterator[Stack]:
+    """A bare VPS, a zone that holds other people's records, and reverse DNS set at the provider."""
+    vps = lab.fresh_vps(octet=10)
+    made = Stack(lab, vps, passwords={f"alice@{DOMAIN}": PASSWORD})
+    for record in FOREIGN:
+        made.api("POST", body=record)
+    made.point_back()
+    made.write()
+    yield made
+    made.discard()
+    lab.remove_vps(vps)
+
+
+@pytest.fixture(scope="module")
+def canaries(stack: Stack) -> list[str]:
+    """Text that must be found nowhere."""
+    acme = stack.settings["mailroom:acme"]["token"]
+    key_line = stack.settings["mailroom:sshPrivateKey"].splitlines()[1]
+    return [PASSWORD, acme, stack.settings["cloudflare:apiToken"], key_line]
+
+
+@pytest.fixture(scope="module")
+def story() -> dict[str, Any]:
+    """What one test tells the next."""
+    return {}
+
+
+def test_a_preview_before_the_first_run_shows_no_secret(stack: Stack, canaries: list[str]) -> None:
+    shown = stack.run("preview", "--diff")
+    assert shown.returncode == 0, shown.stdout
+    assert "alice@receiver.test" in shown.stdout, "a reviewer must see the aliases"
+    assert not [canary for canary in canaries if canary in shown.stdout]
+
+
+def test_up_converges_a_bare_vps_and_shows_no_secret_to_other_processes(
+    stack: Stack, canaries: list[str], story: dict[str, Any]
+) -> None:
+    assert stack.vps.ssh("command -v chasquid certbot postfix exim4").stdout == ""
+    story["zone before"] = stack.zone()
+    with ProcessWatch(canaries) as watch:
+        done = stack.up()
+    assert done.returncode == 0, done.stdout
+    assert not watch.seen
+    assert not [canary for canary in canaries if canary in done.stdout]
+
+
+@pytest.mark.parametrize("port", ["465", "587"])
+def test_the_receiver_trusts_what_it_sends(stack: Stack, port: str) -> None:
+    status, report = stack.send("--port", port)
+    assert status == 0, report
+    assert (report["spf"], report["dmarc"]) == ("pass", "pass")
+    assert report["dkim"] == [{"selector": "m1", "domain": DOMAIN, "result": "pass"}]
+    assert report["tls"]["version"] in {"TLSv1.2", "TLSv1.3"}
+    assert report["verified"] is True
+    assert report["client_ip"] == stack.vps.ipv6
+    assert (report["ptr"], report["ehlo"]) == (HOST, HOST)
+
+
+def test_independent_readers_accept_the_published_records(stack: Stack) -> None:
+    servers = [stack.lab.plan.resolver.ipv4]
+    spf = checkdmarc.spf.check_spf(DOMAIN, nameservers=servers)
+    assert spf["valid"], spf
+    assert spf["dns_lookups"] == 1
+    dmarc = checkdmarc.dmarc.query_dmarc_record(DOMAIN, nameservers=servers)
+    assert dmarc["record"].startswith("v=DMARC1; p=")
+
+
+def test_a_second_preview_is_empty(stack: Stack) -> None:
+    shown = stack.run("preview", "--expect-no-changes")
+    assert shown.returncode == 0, shown.stdout
+
+
+def test_a_refresh_finds_no_difference(stack: Stack) -> None:
+    done = stack.up("--refresh", "--expect-no-changes")
+    assert done.returncode == 0, done.stdout
+
+
+def test_other_peoples_records_are_as_they_were(stack: Stack, story: dict[str, Any]) -> None:
+    assert set(story["zone before"]) <= set(stack.zone())
+
+
+def test_no_secret_stands_in_the_state_in_clear(stack: Stack, canaries: list[str]) -> None:
+    texts = {path: path.read_bytes().decode(errors="replace") for path in stack.state_files()}
+    assert any('"deployment"' in text or '"checkpoint"' in text for text in texts.values()), "no state was read"
+    needles = [*canaries, "BEGIN PRIVATE KEY", "scrypt:"]
+    found = [(path, needle) for path, text in texts.items() for needle in needles if needle in text]
+    assert not found
+
+
+def test_the_zone_token_never_reached_the_host_and_no_secret_is_readable_or_logged_there(
+    stack: Stack, canaries: list[str]
+) -> None:
+    token = stack.settings["cloudflare:apiToken"]
+    roots = " ".join(
+        f"{stack.vps.root}/{folder}" for folder in ("etc", "var", "usr/local", "root", "home", "run", "tmp")
+    )
+    everywhere = subprocess.run(
+        ["sh", "-c", f"grep -rlF -e '{token}' -e '{PASSWORD}' {roots}"], capture_output=True, text=True, check=False
+    )
+    assert everywhere.stdout == ""
+    patterns = " ".join(f"-e '{canary}'" for canary in canaries)
+    readable = stack.vps.ssh(
+        f"find /etc /var /usr/local /tmp /run -xdev -type f -perm /o=r -exec grep -lF {patterns} {{}} +", timeout=120
+    )
+    assert readable.stdout == ""
+    journal = stack.vps.ssh(f"journalctl --no-pager | grep -F {patterns}")
+    assert journal.stdout == ""
+
+
+def test_secret_files_are_readable_for_root_and_the_service_alone(stack: Stack) -> None:
+    listed = stack.vps.ssh(
+        "find -L /etc/mailroom/current/domains /etc/mailroom/certs /etc/mailroom/staged/secret "
+        "/etc/letsencrypt/mailroom -type f -perm /o=rwx"
+    )
+    assert listed.stdout == ""
+    as_nobody = stack.vps.ssh("setpriv --reuid=65534 --clear-groups cat /etc/mailroom/current/domains/*/users")
+    assert as_nobody.returncode != 0
+
+
+def test_outputs_tell_how_to_send_and_hold_no_password(stack: Stack) -> None:
+    outputs = stack.outputs()
+    assert outputs["submission"]["host"] == HOST
+    assert outputs["users"] == [f"alice@{DOMAIN}"]
+    assert outputs["gmail"][0]["smtpServer"] == HOST
+    assert all(record["reason"] for record in outputs["records"])
+    assert PASSWORD not in json.dumps(outputs)
+    assert "passwords" not in outputs
+
+
+def login(stack: Stack, password: str) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the certificate is another test's subject
+    with smtplib.SMTP_SSL(stack.vps.ipv4, 465, context=context, timeout=20) as client:
+        client.login(f"alice@{DOMAIN}", password)
+
+
+def test_a_changed_password_works_at_once_without_a_restart(stack: Stack, story: dict[str, Any]) -> None:
+    process = stack.vps.ssh("systemctl show -p MainPID --value chasquid").stdout
+    story["password"] = "CANARY-second-password"
+    stack.settings["mailroom:passwords"] = {f"alice@{DOMAIN}": story["password"]}
+    stack.write()
+    done = stack.up()
+    assert done.returncode == 0, done.stdout
+    login(stack, story["password"])
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        login(stack, PASSWORD)
+    assert stack.vps.ssh("systemctl show -p MainPID --value chasquid").stdout == process
+
+
+def test_mail_works_again_after_a_reboot_with_nobody_there(stack: Stack) -> None:
+    stack.vps.reboot()
+    waited = stack.vps.ssh("for i in $(seq 100); do ss -ltn | grep -q ':465 ' && exit 0; sleep 0.2; done; exit 1")
+    assert waited.returncode == 0
+    status, report = stack.send()
+    assert status == 0, report
+
+
+def test_destroy_leaves_the_zone_as_it_was_and_keeps_what_must_not_be_lost(stack: Stack, story: dict[str, Any]) -> None:
+    done = stack.run("destroy", "--yes", "--skip-preview")
+    assert done.returncode == 0, done.stdout
+    assert stack.zone() == story["zone before"]
+    gone = stack.vps.ssh("systemctl is-active chasquid; ls -d /etc/mailroom /usr/local/lib/mailroom")
+    assert gone.stdout.strip() == "inactive"
+    kept = stack.vps.ssh("ls -d /var/lib/chasquid /etc/letsencrypt/live/smtp.example.test /etc/letsencrypt/accounts")
+    assert kept.returncode == 0, kept.stderr
+
+
+def test_up_works_again_after_a_destroy(stack: Stack) -> None:
+    done = stack.up()
+    assert done.returncode == 0, done.stdout
+    status, report = stack.send()
+    assert status == 0, report
+    assert stack.run("destroy", "--yes", "--skip-preview").returncode == 0
