@@ -126,8 +126,7 @@ async def _connect(target: Target, keys: _Keys, tried: str) -> asyncssh.SSHClien
             client_keys=keys or None,
             agent_path=None,
             config=None,
-            known_hosts=([pinned], [], []),
-            server_host_key_algs=[ED25519],
+            known_hosts=([pinned], [], []),  # and no key of another type is asked for
             preferred_auth="publickey",
             connect_timeout=CONNECT_SECONDS,
             keepalive_interval=15,

@@ -75,7 +75,9 @@ class Server:
         for kind in dict.fromkeys((rdtype, "CNAME")):
             if values := self.records.get((name, kind)):
                 response.answer.append(dns.rrset.from_text(name, 5, "IN", kind, *values))
-                return
+                if kind != "CNAME":
+                    return
+                name = values[0]
         holding = [zone for zone in self.zones if f".{name}".endswith(f".{zone}")]
         if holding:
             zone = max(holding, key=len)
@@ -204,6 +206,13 @@ def test_a_delegation_below_the_known_zone_is_followed(world: World) -> None:
 def test_the_zone_itself_is_found_through_a_server_that_serves_parent_and_child(world: World) -> None:
     world.recursive.records["test.", "NS"] = ["ns1.lab.test."]
     assert names(authoritative_servers("example.test", world.resolver)) == BOTH
+
+
+def test_the_zone_of_an_aliass_target_is_not_taken_for_the_names_own(world: World) -> None:
+    for server in (world.ns1, world.ns2):
+        server.records[KEY_OWNER, "CNAME"] = ["m1.deep.other.test."]
+        server.zones = (*ZONES, "deep.other.test.")
+    assert names(authoritative_servers(KEY.name, world.resolver)) == BOTH
 
 
 def test_a_server_without_an_address_is_kept_as_one_that_cannot_be_asked(world: World) -> None:
@@ -341,7 +350,7 @@ def test_a_server_that_does_not_answer_counts_as_one_that_does_not_have_it(world
 def test_one_address_that_answers_is_enough_for_a_server_with_several(world: World) -> None:
     world.publish(KEY_OWNER, "TXT", '"v=DKIM1; p=abc"')
     world.recursive.records["ns2.lab.test.", "AAAA"] = ["::1"]
-    world.recursive.records["ns2.lab.test.", "A"] = ["127.0.0.9", NS2]
+    world.recursive.records["ns2.lab.test.", "A"] = ["127.0.0.10", NS2]
     assert world.expect(KEY) == []
 
 
