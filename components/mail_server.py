@@ -156,12 +156,13 @@ class MailServer(pulumi.ComponentResource):
             ),
             self._child(),
         )
-        return host.uninstall(
+        last: pulumi.Resource = host.uninstall(
             f"{settings.name}/uninstall",
             {"hostname": settings.name, "drain_seconds": self._settings.drain_timeout},
             parent=self,
             depends_on=[chasquid.serving, *ready],
         )
+        return last
 
 
 def certificate_names(settings: Settings, host: HostSettings) -> dict[str, list[str]]:

@@ -44,7 +44,7 @@ class _Dns(pulumi.ComponentResource):
     def _publish(self, record: Record, content: pulumi.Output[str], args: DnsArgs) -> pulumi.Resource:
         import pulumi_cloudflare as cloudflare  # costs two seconds: only a program that publishes pays it
 
-        return cloudflare.DnsRecord(
+        published: pulumi.Resource = cloudflare.DnsRecord(
             record.key,
             zone_id=record.zone_id,
             name=record.name,
@@ -60,6 +60,7 @@ class _Dns(pulumi.ComponentResource):
                 delete_before_replace=True,  # the API refuses the new record while the old one stands
             ),
         )
+        return published
 
 
 class HostDns(_Dns):

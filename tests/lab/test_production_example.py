@@ -1,0 +1,60 @@
+"""The shipped production example is complete: it previews with generated secrets and no network at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.folders import CHECKOUT
+from operations import stacks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STACK = "lab-prodexample"  # its file name is one that git ignores
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    file = CHECKOUT / f"Pulumi.{STACK}.yaml"
+    file.write_text((CHECKOUT / "Pulumi.prod.yaml").read_text())
+    _, variables = stacks.engine()
+    passphrase = secrets.token_hex(16)
+    backend = {"PULUMI_BACKEND_URL": f"file://{tmp_path}", "PULUMI_CONFIG_PASSPHRASE": passphrase}
+    kept = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}
+    yield {**kept, **variables, **backend}
+    file.unlink()
+
+
+def pulumi(environment: dict[str, str], *arguments: str, before: tuple[str, ...] = ()) -> str:
+    program, _ = stacks.engine()
+    command = [*before, program, *arguments, "--non-interactive", "--color=never"]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_production_example_previews_with_generated_secrets_in_a_namespace_without_routes(
+    environment: dict[str, str],
+) -> None:
+    made = {name: secrets.token_hex(24) for name in ("api", "acme", "password")}
+    pulumi(environment, "stack", "init", STACK)
+    values = {
+        "cloudflare:apiToken": made["api"],
+        "mailroom:acme.token": made["acme"],
+        'mailroom:passwords["i@example.com"]': made["password"],
+    }
+    arguments = [word for key, value in values.items() for word in ("--secret", f"{key}={value}")]
+    pulumi(environment, "config", "set-all", "--stack", STACK, "--path", *arguments)
+    without_network = ("unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
+    shown = pulumi(environment, "preview", "--stack", STACK, "--diff", before=without_network)
+    assert "v=spf1 include:_spf.example.com ~all" in shown
+    assert "someone@gmail.com" in shown
+    assert not [name for name, value in made.items() if value in shown]
