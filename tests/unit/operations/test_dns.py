@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -87,14 +89,19 @@ class Server:
         if name not in known and self.rcode == dns.rcode.NOERROR:
             response.set_rcode(dns.rcode.NXDOMAIN)
 
-    def start(self) -> None:
+    def bind(self) -> None:
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind((self.address, self.port))
-        self.port = self.udp.getsockname()[1]
         self.tcp = socket.socket()
         self.tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.tcp.bind((self.address, self.port))
+        try:
+            self.udp.bind((self.address, self.port))
+            self.tcp.bind((self.address, self.port))
+        except OSError:
+            self.close()
+            raise
         self.tcp.listen()
+
+    def start(self) -> None:
         self.threads = [threading.Thread(target=self._serve_udp), threading.Thread(target=self._serve_tcp)]
         for thread in self.threads:
             thread.start()
@@ -104,6 +111,9 @@ class Server:
         self.tcp.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
             thread.join()
+        self.close()
+
+    def close(self) -> None:
         self.udp.close()
         self.tcp.close()
 
@@ -149,23 +159,39 @@ class World:
         return said
 
 
+def bind_all() -> list[Server]:
+    """Three servers on one port below those that the system hands out, and so free at all three addresses."""
+    for _ in range(50):
+        port = random.randrange(20000, 32000)
+        servers = [Server(RECURSIVE, port, recursive=True), Server(NS1, port), Server(NS2, port)]
+        with ExitStack() as bound:
+            try:
+                for server in servers:
+                    server.bind()
+                    bound.callback(server.close)
+            except OSError:
+                continue
+            bound.pop_all()
+            return servers
+    raise AssertionError("no port is free at all three addresses")
+
+
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(operations_dns, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(operations_dns, "QUERY_SECONDS", 0.2)
     monkeypatch.setattr(operations_dns, "RESOLVE_SECONDS", 0.4)
-    recursive = Server(RECURSIVE, 0, recursive=True)
-    recursive.start()
-    servers = [Server(NS1, recursive.port), Server(NS2, recursive.port)]
+    servers = bind_all()
     for server in servers:
         server.start()
-    world = World(recursive, *servers)
+    recursive = servers[0]
+    world = World(*servers)
     for zone in ZONES:
         recursive.records[zone, "NS"] = ["ns1.lab.test.", "ns2.lab.test."]
     world.publish("ns1.lab.test.", "A", NS1)
     world.publish("ns2.lab.test.", "A", NS2)
     yield world
-    for server in (recursive, *servers):
+    for server in servers:
         server.stop()
 
 
