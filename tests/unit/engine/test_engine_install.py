@@ -82,11 +82,16 @@ def test_a_home_holds_each_provider_under_the_version_its_sdk_asks_for(tmp_path:
 @pytest.mark.parametrize("module", ["language", "command", "cloudflare"])
 def test_a_stand_in_starts_without_the_sdk_and_without_an_ssh_library(module: str) -> None:
     code = (
-        "import sys, lab.engine.start as start; start._protocol_only(); "
-        f"import lab.engine.{module}; print({{'pulumi.resource', 'asyncssh'}} & set(sys.modules))"
+        "import atexit, sys; from lab.engine.start import main\n"
+        "atexit.register(lambda: print({'pulumi.resource', 'asyncssh'} & set(sys.modules)))\n"
+        f"main({module!r})"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    command = [sys.executable, "-c", code, "127.0.0.1:1"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as plugin:
+        assert plugin.stdout is not None
+        assert plugin.stdout.readline().strip().isdecimal()
+        plugin.terminate()
+        assert plugin.stdout.read().strip() == "set()"
 
 
 def test_a_launcher_serves_its_stand_in_in_a_path_with_spaces(tmp_path: Path) -> None:

@@ -257,6 +257,15 @@ def test_the_content_that_the_api_makes_of_data_is_no_difference(plugin: Plugin,
     assert not plugin.diff(read_inputs, read_state, inputs).diffs
 
 
+def test_the_priority_that_the_api_copies_from_data_is_no_difference(plugin: Plugin, api: Any) -> None:
+    data = {"priority": 5, "weight": 0, "port": 465, "target": "smtp.example.test"}
+    inputs = {"zoneId": ZONE, "name": "_submissions._tcp.example.test", "type": "SRV", "ttl": 300, "data": data}
+    identity, state = plugin.create(inputs)
+    api.records[identity]["priority"] = 5
+    _, read_inputs, read_state = plugin.read(identity, inputs, state)
+    assert not plugin.diff(read_inputs, read_state, inputs).diffs
+
+
 # --- what is read -----------------------------------------------------------------------------------------
 
 

@@ -178,10 +178,11 @@ def test_with_logging_none_nothing_is_told(plugin: Plugin, server: Any, engine: 
     assert engine.texts() == []
 
 
-def test_with_logging_a_line_over_64_kib_hangs_the_operation(engine: Any, server: Any) -> None:
-    script = f"head -c {LINE_LIMIT + 1} /dev/zero | tr '\\0' x"
+@pytest.mark.parametrize("rest", ["", "; echo; echo more"])
+def test_with_logging_a_line_over_64_kib_hangs_the_operation(engine: Any, server: Any, rest: str) -> None:
+    script = f"head -c {LINE_LIMIT + 1} /dev/zero | tr '\\0' x{rest}"
     with pytest.raises(TimeoutError):
-        Plugin(engine, SimpleNamespace(abort=_abort), patience=1.5).create(
+        Plugin(engine, SimpleNamespace(abort=_abort), patience=0.8).create(
             {"connection": server.connection(), "create": script}
         )
 
@@ -334,6 +335,11 @@ def test_a_changed_content_is_copied_again(plugin: Plugin, server: Any, tmp_path
     target = tmp_path / "file"
     plugin.update(copy_inputs(server, target), copy_inputs(server, target, "two", "2"), COPY)
     assert target.read_text() == "two"
+
+
+def test_a_changed_path_is_copied_to(plugin: Plugin, server: Any, tmp_path: Any) -> None:
+    plugin.update(copy_inputs(server, tmp_path / "old"), copy_inputs(server, tmp_path / "new"), COPY)
+    assert (tmp_path / "new").read_text() == "one"
 
 
 def test_a_changed_host_copies_nothing(plugin: Plugin, server: Any, tmp_path: Any) -> None:

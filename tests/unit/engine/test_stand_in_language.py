@@ -91,13 +91,13 @@ def log(project: Path) -> str:
 def test_a_program_gets_its_configuration_its_settings_and_its_own_folder(stubbed: Path) -> None:
     program = (
         "import json, os, sys, pulumi.runtime as r\n"
-        "print(json.dumps([r.config, r.secret, r.settings, os.getcwd(), sys.argv]), file=open('seen', 'w'))\n"
+        "print(json.dumps([r.config, r.secret, r.settings, os.getcwd(), os.environ['VIRTUAL_ENV'], sys.argv]), file=open('seen', 'w'))\n"
     )
     assert run(stubbed, program) == proto.RunResponse()
     text = (stubbed / "seen").read_text()
     assert '"mail:password": "canary"' in text
     assert '["mail:password"]' in text
-    for fact in ('"project": "mail"', '"dry_run": true', '"engine": "127.0.0.1:1"', str(stubbed)):
+    for fact in ('"project": "mail"', '"dry_run": true', '"engine": "127.0.0.1:1"', str(stubbed), sys.prefix):
         assert fact in text
 
 
