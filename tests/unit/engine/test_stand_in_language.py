@@ -91,7 +91,8 @@ def log(project: Path) -> str:
 def test_a_program_gets_its_configuration_its_settings_and_its_own_folder(stubbed: Path) -> None:
     program = (
         "import json, os, sys, pulumi.runtime as r\n"
-        "print(json.dumps([r.config, r.secret, r.settings, os.getcwd(), os.environ['VIRTUAL_ENV'], sys.argv]), file=open('seen', 'w'))\n"
+        "venv = os.environ['VIRTUAL_ENV']\n"
+        "print(json.dumps([r.config, r.secret, r.settings, os.getcwd(), venv, sys.argv]), file=open('seen', 'w'))\n"
     )
     assert run(stubbed, program) == proto.RunResponse()
     text = (stubbed / "seen").read_text()
