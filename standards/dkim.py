@@ -29,16 +29,17 @@ def key_record(public_key: str | bytes) -> str:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+    der = _der(public_key)
     try:
-        key = load_der_public_key(_der(public_key))
+        key = load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _not_a_key("the value is not a public key") from error
     if not isinstance(key, RSAPublicKey):
         raise _not_a_key(f"the key is {type(key).__name__}, not RSA")
     if not limits.RSA_BITS_MIN <= key.key_size <= limits.RSA_BITS_MAX:
         raise _not_a_key(f"the RSA key has {key.key_size} bits")
-    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode('ascii')}"
+    canonical = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"v=DKIM1; k=rsa; p={base64.b64encode(canonical).decode('ascii')}"
 
 
 def _der(public_key: str | bytes) -> bytes:

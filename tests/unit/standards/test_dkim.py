@@ -46,6 +46,12 @@ def test_dkimpy_takes_the_revoked_record_for_no_key() -> None:
         dkimpy.evaluate_pk(b"m1._domainkey.example.com.", dkim.REVOKED.encode())
 
 
+def test_base64_with_a_stray_character_is_refused(key: rsa.RSAPrivateKey) -> None:
+    text = base64.b64encode(key.public_key().public_bytes(DER, SPKI)).decode()
+    with pytest.raises(Invalid, match="not base64"):
+        dkim.key_record(f"{text[:50]}!{text[50:]}")
+
+
 def test_a_weak_key_is_refused() -> None:
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key().public_bytes(DER, SPKI)
     with pytest.raises(Invalid, match="1024 bits"):

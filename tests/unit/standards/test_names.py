@@ -77,6 +77,7 @@ def test_every_accepted_name_is_one_for_dnspython_and_stays_as_it_is(text: str) 
         ("You@Example.COM", "You@example.com"),
         ("a+b.c@example.com", "a+b.c@example.com"),
         ("x" * 64 + "@example.com", "x" * 64 + "@example.com"),
+        ("x" * 64 + "@" + LONG[64:], "x" * 64 + "@" + LONG[64:]),  # 254 characters
         ("you@bücher.example", "you@xn--bcher-kva.example"),
     ],
 )
@@ -194,6 +195,7 @@ def test_an_rsa_host_key_is_refused_with_the_reason_it_cannot_work(kind: str) ->
         HOST_KEY[:-4],
         HOST_KEY + "AAAA",
         "ssh-ed25519 not!base64",
+        HOST_KEY[:40] + "!" + HOST_KEY[40:],
         "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x07ssh-rsa" + b"k" * 40).decode(),
         "ecdsa-sha2-nistp256 AAAA",
         "smtp.example.com " + HOST_KEY,  # a known_hosts line

@@ -23,6 +23,7 @@ from standards.finding import Invalid
         ("+mx", "+mx"),
         ("a/24", "a/24"),
         ("a//64", "a//64"),
+        ("a/32//128", "a/32//128"),
         ("mx/24//64", "mx/24//64"),
         ("A:WWW.example.com/28", "a:www.example.com/28"),
         ("?a:_x.example.com", "?a:_x.example.com"),
