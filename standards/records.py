@@ -53,13 +53,6 @@ class Record:
         """The content for tables and explanations."""
         return dkim.NEW_KEY if self.content is None else self.content
 
-    @property
-    def presentation(self) -> str | None:
-        """The value as a zone file and dnspython write it, for comparison with what servers answer."""
-        if self.content is None or self.type != "MX":
-            return self.content
-        return f"{self.priority} {self.content.removesuffix('.')}."
-
     def comment(self, stack: str) -> str:
         """The reason, cut to what Cloudflare stores, and at the end the mark that makes the record ours."""
         mark = f" mailroom:{stack}"

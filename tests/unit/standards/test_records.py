@@ -61,8 +61,12 @@ class AllKeys(dict[tuple[str, str], str]):
         return True
 
 
+def rdata_text(record: Record) -> str:
+    return f"{record.priority} {record.shown.removesuffix('.')}." if record.type == "MX" else record.shown
+
+
 def zone_text(wanted: Sequence[Record]) -> str:
-    lines = [f"{r.name}. {r.ttl} IN {r.type} {r.presentation} ; {r.wave}, {r.key}: {r.reason}" for r in wanted]
+    lines = [f"{r.name}. {r.ttl} IN {r.type} {rdata_text(r)} ; {r.wave}, {r.key}: {r.reason}" for r in wanted]
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +121,7 @@ def by_key(change: Callable[[dict[str, Any]], object] = lambda _: None) -> dict[
 
 def test_a_new_key_is_shown_as_what_it_will_be() -> None:
     record = by_key()["example.com/dkim/m1"]
-    assert (record.content, record.shown, record.presentation) == (None, "<new RSA-2048 key>", None)
+    assert (record.content, record.shown) == (None, "<new RSA-2048 key>")
     assert record.dkim == ("example.com", "m1")
 
 
