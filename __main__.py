@@ -22,9 +22,12 @@ def read(key: str) -> object | None:
 
 
 try:
-    settings = Settings.load(read, pulumi.get_stack())
+    settings = Settings.load(read, pulumi.get_stack(), pulumi.runtime.get_config_env())
 except Problems as problems:
     raise pulumi.RunError(str(problems)) from None
+
+for warning in settings.warnings():
+    pulumi.log.warn(str(warning))
 
 server = MailServer("mailroom", MailServerArgs(settings=settings))
 for name, value in outputs(settings, server).items():

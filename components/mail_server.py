@@ -106,7 +106,12 @@ class MailServer(pulumi.ComponentResource):
         return DnsArgs(records=records, stack=self._settings.stack, after=after, **more)
 
     def _reverse_dns(self, host: HostSettings, published: Sequence[pulumi.Resource]) -> pulumi.Resource:
-        args = ReverseDnsArgs(settings=host, resolver=self._settings.resolver, addresses_published=published)
+        args = ReverseDnsArgs(
+            settings=host,
+            resolver=self._settings.resolver,
+            timeout=self._settings.propagation_timeout,
+            addresses_published=published,
+        )
         return ReverseDns(host.name, args, self._child()).checked
 
     def _propagated(self, parts: Sequence[HostDns | MailDns]) -> Propagated:

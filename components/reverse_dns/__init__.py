@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseDnsArgs:
-    """`settings` is one entry of mailroom:hosts; `addresses_published` are its A and AAAA records."""
+    """`settings` is one entry of mailroom:hosts; `addresses_published` are its A and AAAA records.
+
+    `timeout` is how many seconds the name servers may take to show them.
+    """
 
     settings: HostSettings
     resolver: str | None
+    timeout: int
     addresses_published: Sequence[pulumi.Resource]
 
 
@@ -38,6 +42,7 @@ class ReverseDns(pulumi.ComponentResource):
             hostname=host.name,
             addresses=[address for address in addresses if address],
             resolver=args.resolver,
+            timeout=args.timeout,
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(args.addresses_published)),
         )
         self.register_outputs({})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class PtrCheckProvider(Provider):
     """Asks every authoritative server of each reverse zone, from the operator's machine.
 
-    Raises `Problems` naming the exact record to set. Receivers refuse mail from addresses without
+    It comes right after A and AAAA are written, so it first waits until every server shows them. Raises `Problems` naming the exact record to set. Receivers refuse mail from addresses without
     forward-confirmed reverse DNS (RFC 8601 section 2.7.3 `iprev`).
     """
 
@@ -27,9 +27,11 @@ class PtrCheckProvider(Provider):
         from operations import dns
 
         resolver = dns.Resolver(inputs.get("resolver"))
-        name = str(inputs["name"])
+        name, addresses = str(inputs["name"]), inputs["addresses"]
+        published = [dns.Expected(name, "AAAA" if ":" in address else "A", address) for address in addresses]
+        dns.wait_until_visible(published, resolver, inputs["timeout"], progress)
         findings = []
-        for address in inputs["addresses"]:
+        for address in addresses:
             progress(f"checking that {address} points back at {name}")
             findings += dns.check_ptr(address, name, resolver)
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -49,7 +51,8 @@ class PtrCheck(Resource, module="mailroom", name="PtrCheck"):
         hostname: str,
         addresses: Sequence[str],
         resolver: str | None,
+        timeout: int,
         opts: pulumi.ResourceOptions,
     ) -> None:
-        inputs = {"name": hostname, "addresses": list(addresses), "resolver": resolver}
+        inputs = {"name": hostname, "addresses": list(addresses), "resolver": resolver, "timeout": timeout}
         super().__init__(PtrCheckProvider(), name, inputs, opts)
