@@ -18,6 +18,8 @@ from lab.addresses import (
     RECEIVER,
     Plan,
 )
+from lab.engine import build
+from lab.engine.install import make_home
 from lab.errors import LabError
 from lab.folders import CHECKOUT, KEYS, LABS, Folders
 from lab.internet import client, guest
@@ -304,8 +306,12 @@ def _write_checkout_files(known: State) -> None:
     backend = place / known.name / "backend"
     backend.mkdir(parents=True, exist_ok=True)
     folders = Folders(known.name)
+    env = {"PULUMI_BACKEND_URL": f"file://{backend}", "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE}
+    if known.name != DEFAULT_LAB and build.official() is None:
+        env["PULUMI_HOME"] = str(place / known.name / "home")  # labs that run side by side share no workspace
+        make_home(CHECKOUT, place / known.name / "home")
     content = {
-        "env": {"PULUMI_BACKEND_URL": f"file://{backend}", "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE},
+        "env": env,
         "lab": known.name,
         "ca_file": str(folders.ca_file),
         "mail_dir": str(folders.mail),

@@ -23,11 +23,11 @@ PROJECT = "mailroom"
 
 def pulumi(stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
     """Run the engine on `stack`'s backend, in the checkout; the caller judges its status."""
-    program, variables = stacks.engine()
+    program, environment = stacks.command(stack)
     return subprocess.run(
         [program, *arguments, "--stack", stack, "--non-interactive"],
         cwd=stacks.CHECKOUT,
-        env={**stacks.environment(stack), **variables},
+        env=environment,
         capture_output=capture,
         text=True,
         check=False,
@@ -43,8 +43,7 @@ def ensure(stack: str) -> None:
     """Create the stack unless the backend knows it; its file of settings is left as it is."""
     if exists(stack):
         return
-    program, variables = stacks.engine()
-    environment = {**stacks.environment(stack), **variables}
+    program, environment = stacks.command(stack)
     folder = _backend(environment)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +55,7 @@ def ensure(stack: str) -> None:
 
 def recover(stack: str) -> None:
     """Make a killed run's stack usable; raises `Problems` while its run is alive."""
-    environment = stacks.environment(stack)
+    _, environment = stacks.command(stack)
     folder = _backend(environment)
     if folder is None:
         return

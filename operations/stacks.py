@@ -55,10 +55,14 @@ def engine(checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
     return str(found.pulumi), found.environment()
 
 
-def environment(stack: str, checkout: Path = CHECKOUT) -> dict[str, str]:
-    """This process's environment; what it leaves open comes from the lab of the stack, if it has one."""
+def command(stack: str, checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
+    """The `pulumi` to run for a stack, and the whole environment to run it in.
+
+    A lab's stack opens with its lab's backend and passphrase alone, whatever is exported for other stacks.
+    """
+    pulumi, variables = engine(checkout)
     home = lab(stack, checkout)
-    return {**(home.env if home else {}), **os.environ}
+    return pulumi, {**os.environ, **variables, **(home.env if home else {})}
 
 
 def outputs(stack: str, *, secrets: bool = False, checkout: Path = CHECKOUT) -> dict[str, Any]:
@@ -85,11 +89,11 @@ def settings(stack: str, checkout: Path = CHECKOUT) -> Settings:
 
 
 def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
-    pulumi, variables = engine(checkout)
+    pulumi, variables = command(stack, checkout)
     done = subprocess.run(
         [pulumi, *arguments, "--stack", stack, "--non-interactive", "--color", "never"],
         cwd=checkout,
-        env={**environment(stack, checkout), **variables},
+        env=variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

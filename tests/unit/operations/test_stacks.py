@@ -97,16 +97,18 @@ def test_a_stack_of_the_lab_needs_nothing_exported(checkout: Checkout) -> None:
     assert checkout.called["env"]["PULUMI_CONFIG_PASSPHRASE"] == "known"
 
 
-def test_what_a_person_exported_goes_before_the_labs(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_exported_for_other_stacks_does_not_lock_the_labs(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout.make_lab("dev", PULUMI_BACKEND_URL="file:///lab")
     monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///mine")
-    assert stacks.environment("dev", checkout.folder)["PULUMI_BACKEND_URL"] == "file:///mine"
+    assert stacks.command("dev", checkout.folder)[1]["PULUMI_BACKEND_URL"] == "file:///lab"
 
 
 def test_another_stack_gets_nothing_of_the_lab(checkout: Checkout) -> None:
     checkout.make_lab("dev", PULUMI_BACKEND_URL="file:///lab")
     assert stacks.lab("prod", checkout.folder) is None
-    assert "PULUMI_BACKEND_URL" not in stacks.environment("prod", checkout.folder)
+    assert "PULUMI_BACKEND_URL" not in stacks.command("prod", checkout.folder)[1]
 
 
 @pytest.mark.parametrize(

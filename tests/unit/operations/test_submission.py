@@ -110,6 +110,7 @@ class Server:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.thread = threading.Thread(target=self._run)
+        self.running = threading.Event()
 
     def _session(self) -> SMTP:
         options: dict[str, Any] = {"authenticator": self.mailbox.authenticate, "hostname": HOST, "loop": self.loop}
@@ -122,6 +123,7 @@ class Server:
         ssl_context = self.context if self.implicit else None
         listening = self.loop.create_server(self._session, sock=self.listener, ssl=ssl_context)
         server = self.loop.run_until_complete(listening)
+        self.loop.call_soon(self.running.set)
         self.loop.run_forever()
         server.close()
         self.loop.run_until_complete(asyncio.sleep(0.01))
@@ -132,6 +134,7 @@ class Server:
 
     def __enter__(self) -> Self:
         self.thread.start()
+        assert self.running.wait(10)  # a stop before the start would be lost
         return self
 
     def __exit__(self, *_: object) -> None:
