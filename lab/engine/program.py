@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import runpy
+import signal
 import sys
 import traceback
 from typing import Any
@@ -23,6 +24,7 @@ USER_SAW_THE_ERROR = 32
 
 def main() -> int:
     """Run the program and return the exit code the language host expects."""
+    signal.signal(signal.SIGINT, _leave)
     try:
         import pulumi  # noqa: F401
     except ImportError:
@@ -58,10 +60,12 @@ def _run(loop: asyncio.AbstractEventLoop, settings: dict[str, Any], entry: str) 
     except Exception:  # noqa: BLE001  (whatever the program raised is the user's to see)
         pulumi.log.error("Program failed with an unhandled exception:\n" + _user_traceback(entry))
         return USER_SAW_THE_ERROR
-    except KeyboardInterrupt:  # the engine cancels us and says itself why
-        _flush()
-        os._exit(130)
     return 0
+
+
+def _leave(*_: object) -> None:
+    """End at once: the engine cancels us, often twice in a row, and says itself why."""
+    os._exit(130)
 
 
 def _program(entry: str) -> None:

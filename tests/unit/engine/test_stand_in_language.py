@@ -122,7 +122,9 @@ def test_any_other_error_is_a_traceback_from_the_programs_own_frame_on(stubbed: 
 
 
 def test_a_cancelled_program_ends_without_a_traceback(stubbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (stubbed / "__main__.py").write_text("import time; open('started', 'w').close(); time.sleep(30)")
+    slow_end = "class Slow:\n  write = len\n  flush = lambda _: time.sleep(0.3)\n"
+    program = f"import sys, time\n{slow_end}sys.stdout = Slow()\nopen('started', 'w').close()\ntime.sleep(30)\n"
+    (stubbed / "__main__.py").write_text(program)
     request = proto.RunRequest(info=info(stubbed, virtualenv=sys.prefix), pwd=str(stubbed), parallel=1)
 
     async def scenario() -> Any:
@@ -130,7 +132,9 @@ def test_a_cancelled_program_ends_without_a_traceback(stubbed: Path, capfd: pyte
         running = asyncio.create_task(host.Run(request, SimpleNamespace(abort=_abort)))
         while not (stubbed / "started").exists():
             await asyncio.sleep(0.02)
-        await host.Cancel(None, None)
+        for _ in range(2):  # as the engine does: its own cancellation, then that of the call
+            await host.Cancel(None, None)
+            await asyncio.sleep(0.1)
         return await running
 
     assert asyncio.run(scenario()).error == "program exited with non-zero exit code: 130"
