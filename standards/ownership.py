@@ -160,27 +160,28 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim, stack: str) -> str:
     match kind(str(record["type"]), name, content):
         case "SPF":
             ways.append("copy its include: terms to `spf.includes` and others to `spf.mechanisms` before that")
-        case "DKIM":
-            ways.append("or choose another selector in `dkim`")
         case "DMARC":
             ways.append("and set `dmarc` to what it says, so that the policy does not get weaker")
         case "MX":
             ways.append("or set `mail: external` and list its hosts in `mx` if mail shall go on arriving there")
-        case _:
+        case _ if "DKIM" in claim["kinds"]:
+            ways.append("or choose another selector in `dkim`")
+        case _ if _HOST_KINDS & set(claim["kinds"]):
             ways.append("or choose another host name")
-    identifier = record.get("id", "<record id>")
-    ways.append(
-        f"or take it over: end its comment with 'mailroom:{stack}' and run `pulumi import "
-        f"cloudflare:index/dnsRecord:DnsRecord '{_key(record, claim)}' {claim['zone_id']}/{identifier}`"
-    )
+    if key := _key(record, claim):
+        identifier = record.get("id", "<record id>")
+        ways.append(
+            f"or take it over: end its comment with 'mailroom:{stack}' and run `pulumi import "
+            f"cloudflare:index/dnsRecord:DnsRecord '{key}' {claim['zone_id']}/{identifier}`"
+        )
     return "; ".join(ways)
 
 
-def _key(record: Mapping[str, Any], claim: Claim) -> str:
-    """The logical name of ours that the record would become; the name itself where there is none."""
+def _key(record: Mapping[str, Any], claim: Claim) -> str | None:
+    """The logical name of ours that the record would become; none for a kind we do not write, such as CNAME."""
     suffix = kind(str(record["type"]), claim["name"], "" if record.get("content") is None else record["content"])
     matching = [key for key in claim["keys"] if f"/{suffix.lower()}" in key]
-    return matching[0] if matching else claim["name"]
+    return matching[0] if matching else None
 
 
 def _other_mx(here: Sequence[Mapping[str, Any]], claim: Claim) -> list[Finding]:
