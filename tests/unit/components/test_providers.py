@@ -13,7 +13,9 @@ from components.chasquid.provider import UsersProvider
 from components.dkim.provider import DkimKeyProvider
 from components.dns.provider import ZoneGateProvider
 from components.dynamic_provider import _own_words
+from components.reverse_dns.provider import PtrCheckProvider
 from operations import cloudflare
+from operations import dns as outside
 from standards import passwords
 from standards.finding import Finding, Problems
 
@@ -67,9 +69,13 @@ def test_a_ready_hash_is_used_as_it_is_and_proves_no_login() -> None:
     assert made["changed"] == {}
 
 
-def test_a_domain_that_lost_its_last_user_gets_an_empty_file() -> None:
-    made = UsersProvider().create(users(domains=("example.com",))).outs
-    assert "users" not in made["files"]["example.com"].split("#")[0] or "key" not in made["files"]["example.com"]
+def test_a_domain_that_lost_its_last_user_gets_a_file_without_users() -> None:
+    provider = UsersProvider()
+    before = provider.create(users(("a@example.com", "one-password"))).outs
+    after = provider.update("id", before, users()).outs
+    assert '"a"' in before["files"]["example.com"]
+    assert after["files"].keys() == {"example.com"}
+    assert '"a"' not in after["files"]["example.com"]
 
 
 def test_a_no_op_compares_inputs_and_hashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +130,18 @@ def test_a_problem_reaches_the_person_without_a_traceback() -> None:
         raise ValueError("a defect of ours")
     except ValueError:
         assert re.match(r"Traceback .*a defect of ours", explain(), re.DOTALL)
+
+
+def test_reverse_dns_is_judged_only_when_every_server_shows_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[object] = []
+    monkeypatch.setattr(
+        outside, "wait_until_visible", lambda wanted, _resolver, timeout, _log: order.append((wanted, timeout))
+    )
+    monkeypatch.setattr(outside, "check_ptr", lambda address, name, _resolver: order.append((address, name)) or [])
+    inputs = {"name": "smtp.example.com", "addresses": ["192.0.2.1", "2001:db8::1"], "resolver": None, "timeout": 7}
+    PtrCheckProvider().create(inputs)
+    expected = [
+        outside.Expected("smtp.example.com", "A", "192.0.2.1"),
+        outside.Expected("smtp.example.com", "AAAA", "2001:db8::1"),
+    ]
+    assert order == [(expected, 7), ("192.0.2.1", "smtp.example.com"), ("2001:db8::1", "smtp.example.com")]
