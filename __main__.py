@@ -18,17 +18,18 @@ def read(key: str) -> object | None:
     text = pulumi.Config(namespace).get(name)
     if text is None or not text.startswith(("[", "{")):
         return text
-    return json.loads(text)  # type: ignore[no-any-return]
+    try:
+        return json.loads(text)  # type: ignore[no-any-return]
+    except ValueError:
+        return text  # [2001:db8::53] is text, too
 
 
 try:
     settings = Settings.load(read, pulumi.get_stack(), pulumi.runtime.get_config_env())
+    for warning in settings.warnings():
+        pulumi.log.warn(str(warning))
+    server = MailServer("mailroom", MailServerArgs(settings=settings))
+    for name, value in outputs(settings, server).items():
+        pulumi.export(name, value)
 except Problems as problems:
     raise pulumi.RunError(str(problems)) from None
-
-for warning in settings.warnings():
-    pulumi.log.warn(str(warning))
-
-server = MailServer("mailroom", MailServerArgs(settings=settings))
-for name, value in outputs(settings, server).items():
-    pulumi.export(name, value)

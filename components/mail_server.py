@@ -45,7 +45,7 @@ class MailServer(pulumi.ComponentResource):
         self._records = wanted_records(settings)
 
         # Wave 1: gates, read-only. Everything waits for all of them.
-        zones = self._zone_gates()
+        zones = self._zone_gates(self._records)
         hosts = {host.name: self._host(host, zones) for host in settings.hosts}
         gates = [*zones, *(host.gate for host in hosts.values())]
         self.systems = {name: host.gate.os for name, host in hosts.items()}
@@ -65,7 +65,10 @@ class MailServer(pulumi.ComponentResource):
         users = self._users()
         ready = [propagated, *reverse]
         services = [self._service(host, hosts[host.name], keys, users, ready) for host in settings.hosts]
-        mail = [MailDns(f"{domain.name}/mail", self._dns("mail", services, domain.name), self._child())
+        # A run that stopped half-way may go on days later: the zone is read again before MX and DMARC.
+        late = [record for record in self._records if record.wave == "mail"]
+        open_zones = self._zone_gates(late, "mail-", services)
+        mail = [MailDns(f"{domain.name}/mail", self._dns("mail", open_zones, domain.name), self._child())
                 for domain in settings.domains]  # fmt: skip
         self.values = [value for dns in (*host_dns, *identity, *mail) for value in dns.values]
         self.register_outputs({})
@@ -73,23 +76,28 @@ class MailServer(pulumi.ComponentResource):
     def _child(self, depends_on: Sequence[pulumi.Resource] = ()) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(depends_on) or None)
 
-    def _zone_gates(self) -> list[pulumi.Resource]:
+    def _zone_gates(
+        self, records: Sequence[Record], wave: str = "", after: Sequence[pulumi.Resource] = ()
+    ) -> list[pulumi.Resource]:
         """One gate a zone that we write to; it is told every name and kind we want there."""
         api = self._settings.cloudflare
-        names = {domain.zone_id: domain.name for domain in self._settings.domains}
-        zone_ids = dict.fromkeys([*names, *(record.zone_id for record in self._records)])
+        owners: dict[str, set[str]] = {}
+        for record in records:
+            owners.setdefault(record.zone_id, set()).add(record.owner)
+        for domain in self._settings.domains:
+            owners.setdefault(domain.zone_id, set()).add(domain.name)
         return [
             ZoneGate(
-                f"{names.get(zone_id, zone_id)}/gate",
-                zone=names.get(zone_id, ""),
+                f"{zone_id}/{wave}gate",
+                names=sorted(names),
                 zone_id=zone_id,
-                wanted=ownership.claims(self._settings, self._records, zone_id),
+                wanted=ownership.claims(self._settings, records, zone_id),
                 stack=self._settings.stack,
                 token=pulumi.Output.secret(api.api_token.get_secret_value()),
                 base_url=api.base_url,
-                opts=self._child(),
+                opts=self._child(after),
             )
-            for zone_id in zone_ids
+            for zone_id, names in owners.items()
         ]
 
     def _host(self, host: HostSettings, gates: Sequence[pulumi.Resource]) -> Host:
@@ -164,6 +172,7 @@ class MailServer(pulumi.ComponentResource):
         last: pulumi.Resource = host.uninstall(
             f"{settings.name}/uninstall",
             {"hostname": settings.name, "drain_seconds": self._settings.drain_timeout},
+            timeout=300 + self._settings.drain_timeout,
             parent=self,
             depends_on=[chasquid.serving, *ready],
         )

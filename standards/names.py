@@ -230,6 +230,5 @@ def _not_a_host_key(because: str, why: str = "") -> Invalid:
         id="host-key-invalid",
         expected="one line such as ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI...",
         why=why or "no secret is sent over a connection whose other end is not proven",
-        fix="pin it with `scripts/preflight.py ADDRESS --wait --pin`, or copy the first two words of "
-        "/etc/ssh/ssh_host_ed25519_key.pub from the host's console",
+        fix="copy the first two words of /etc/ssh/ssh_host_ed25519_key.pub from the host's console",
     )

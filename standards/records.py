@@ -206,7 +206,7 @@ def _dkim_key(domain: DomainSettings, selector: str, stage: dkim.Stage) -> Recor
         reason="This DKIM key is taken back: nothing signs with it any more"
         if revoked
         else "Public key that proves the DKIM signatures of our hosts",
-        wave="identity",
+        wave="mail" if revoked else "identity",  # taken back only when no host signs with it any more
         owner=domain.name,
         zone_id=domain.zone_id,
         dkim=(domain.name, selector),

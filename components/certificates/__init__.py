@@ -52,7 +52,7 @@ class Certificate(pulumi.ComponentResource):
             f"{name}/certificate",
             "certificate.py",
             payload,
-            timeout=900,
+            timeout=300 + len(args.names) * (300 + acme.propagation_seconds),
             parent=self,
             depends_on=args.gates,
         )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MAILROOM = Path("/etc/mailroom")
 LETSENCRYPT = Path("/etc/letsencrypt")
-LOCK = Path("/run/lock/mailroom.lock")
+LOCK = Path("/run/mailroom.lock")
 GROUP = "chasquid"
 SERVICE = "chasquid.service"
 ADDRESS = "127.0.0.1"

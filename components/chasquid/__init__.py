@@ -10,6 +10,7 @@ import pulumi
 
 from components.chasquid import build, config
 from components.chasquid.provider import Users
+from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ class Chasquid(pulumi.ComponentResource):
         super().__init__("mailroom:index:Chasquid", name, None, opts)
         host, settings = args.host, args.settings
         release = build.release(args.host_settings.arch)
+        _require_built(release)
         tar = host.upload(f"{name}/binary", release.tar, release.remote_path, parent=self)
         installed = host.step(
             f"{name}/install",
@@ -73,6 +75,7 @@ class Chasquid(pulumi.ComponentResource):
                 "hostname": args.host_settings.name,
                 "domains": domains,
                 "certificates": json.loads(json.dumps(args.certificate_names)),
+                "directory": settings.acme.directory_url,  # another CA: another certificate to serve
             },
             parent=self,
             depends_on=[installed, *staged, args.certificate.issued, *args.before_signing],
@@ -85,6 +88,22 @@ class Chasquid(pulumi.ComponentResource):
             depends_on=[activated],
         )
         self.register_outputs({"version": release.version})
+
+
+def _require_built(release: build.Release) -> None:
+    """Without the built release there is nothing to upload; the message says how to make it."""
+    if release.tar.is_file():
+        return
+    finding = Finding(
+        severity="error",
+        id="chasquid-not-built",
+        subject=f"chasquid {release.version} for {release.arch}",
+        expected=f"its build, {release.name}, in this machine's cache",
+        found="it is not there",
+        why="hosts get exactly the pinned programs, built here: they need no compiler",
+        fix="make setup; elsewhere than on Debian 12: python -m components.chasquid.build --help",
+    )
+    raise Problems("there is no chasquid to install; nothing was changed", [finding])
 
 
 def _secret_files(args: ChasquidArgs) -> pulumi.Output[dict[str, Any]]:

@@ -7,6 +7,7 @@ for renewals goes. Works as well where only half of it is installed, or nothing.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -34,6 +35,10 @@ PORTS = {"smtp_address": 1025, "submission_address": 1587, "submission_over_tls_
 def main() -> None:
     """Every step tolerates that an earlier run did it already."""
     payload = hostlib.read_payload()
+    if (now := installed_name(payload["hostname"])) != payload["hostname"]:
+        # The host was renamed: the resources of its old name go after those of the new one have come.
+        print(f"ok: nothing to do, this host serves {now} now")
+        return
     hostlib.run(["systemctl", "disable", "--now", SERVICE])
     if queued() and (MAILROOM / "current").exists():
         drain(payload["drain_seconds"])
@@ -45,6 +50,14 @@ def main() -> None:
         f"{'changed: removed service, programs and configuration' if removed else 'ok: nothing to do'}; kept: queue "
         f"in {QUEUE} ({left} message{'s' * (left != 1)} undelivered), certificates and ACME account in {LETSENCRYPT}"
     )
+
+
+def installed_name(wanted: str) -> str:
+    """The host name of the release that is installed; the wanted one where none is complete."""
+    try:
+        return str(json.loads((MAILROOM / "current" / "probe.json").read_text(encoding="utf-8"))["hostname"])
+    except (OSError, ValueError, KeyError):
+        return wanted
 
 
 def ours() -> list[Path]:

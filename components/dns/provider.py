@@ -30,26 +30,26 @@ class ZoneGateProvider(Provider):
         from operations import cloudflare
         from standards import ownership
 
-        name = str(inputs["name"])
-        progress(f"checking zone {name}")
+        progress(f"checking the zone of {', '.join(inputs['names'])}")
         zone = cloudflare.Zone(inputs["token"], inputs["zone_id"], inputs.get("base_url"))
-        findings = zone.verify(name)
+        findings = [finding for name in inputs["names"] for finding in zone.verify(name)]
         if not findings:
             findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
-            raise Problems(f"zone {name} is not ready for us; nothing was changed", errors)
+            headline = f"the zone of {', '.join(inputs['names'])} is not ready for us; nothing was changed in it"
+            raise Problems(headline, list(dict.fromkeys(errors)))
         return {}
 
 
 class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
-    """The wave-1 gate of one zone: nothing is written before it has read the zone."""
+    """The gate of one zone, for the owners `names` of what we write there: nothing is written before it has read it."""
 
     def __init__(
         self,
         name: str,
         *,
-        zone: str,
+        names: Sequence[str],
         zone_id: str,
         wanted: Sequence[Mapping[str, Any]],
         stack: str,
@@ -58,7 +58,8 @@ class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
         opts: pulumi.ResourceOptions,
     ) -> None:
         inputs = {
-            "name": zone,
+            "name": name,
+            "names": list(names),
             "zone_id": zone_id,
             "wanted": list(wanted),
             "stack": stack,

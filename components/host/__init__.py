@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from components.settings import HostSettings
 
-LOCK = "/run/lock/mailroom.lock"
+LOCK = "/run/mailroom.lock"  # /run/lock would let any local user hold it
+BUSY = 75  # sysexits.h EX_TEMPFAIL
 INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
 PACKAGES = ("ca-certificates", "certbot", "python3-certbot-dns-cloudflare")
 
@@ -106,6 +107,7 @@ class Host(pulumi.ComponentResource):
         name: str,
         payload: Mapping[str, pulumi.Input[Any]],
         *,
+        timeout: int,
         parent: pulumi.Resource,
         depends_on: Sequence[pulumi.Resource],
     ) -> remote.Command:
@@ -113,13 +115,15 @@ class Host(pulumi.ComponentResource):
 
         It has no replacement trigger, so a lost host cannot block its own replacement by being dialled.
         """
+        script = f"{DIRECTORY}/current/uninstall.py"
         return remote.Command(
             name,
             connection=self._connection,
             create=self._command("/bin/true", 10),
-            delete=self._command(f"{DIRECTORY}/current/uninstall.py", 900),
+            # The script removes itself last: without it there is nothing left to do.
+            delete=self._command(f"sh -c '[ ! -e {script} ] || exec {script}'", timeout),
             stdin=_as_stdin(payload),
-            logging=remote.Logging.NONE,
+            logging=remote.Logging.STDOUT_AND_STDERR,  # short lines: how the queue drains, and what stays where
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(
                 parent=parent,
@@ -143,7 +147,9 @@ class Host(pulumi.ComponentResource):
     def _command(self, command: str, timeout: int) -> str:
         """`command` under our lock and a time limit, as root: the provider ignores custom timeouts."""
         sudo = "" if self._settings.ssh.user == "root" else "sudo -n "
-        return f"{sudo}flock -w 300 {LOCK} timeout {timeout} {command}"
+        busy = "echo 'error: another run is at work on this host for 300 s; wait for it, then run again' >&2"
+        locked = f"{sudo}flock -w 300 -E {BUSY} {LOCK} timeout {timeout} {command}"
+        return f"{locked} || {{ status=$?; [ $status != {BUSY} ] || {busy}; exit $status; }}"
 
     def _child(
         self,

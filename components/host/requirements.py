@@ -40,6 +40,7 @@ PORTS = {25: "SMTP", 465: "submission over TLS", 587: "submission"}
 OUR_PROGRAM = "/usr/local/lib/mailroom/chasquid/"
 # RFC 1918 and RFC 6598; `is_private` would also count documentation addresses.
 TRANSLATED = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+UNIQUE_LOCAL = ip_network("fc00::/7")  # RFC 4193
 # Packages that provide `mail-transport-agent` and never listen: they hand local mail to another server.
 SEND_ONLY = frozenset({"dma", "esmtp-run", "lsb-invalid-mta", "msmtp-mta", "nullmailer", "ssmtp"})
 
@@ -55,6 +56,7 @@ def judge(facts: Facts, host: HostSettings, now: float) -> list[Finding]:
         *_ports(facts, host),
         *_address(facts, host, host.ipv4),
         *_address(facts, host, host.ipv6),
+        *_other_way_out(facts, host),
         *_package_manager(facts, host),
     ]
 
@@ -73,7 +75,7 @@ def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
             "os",
             expected=", ".join(known.name for known in SUPPORTED),
             found=f"runs {facts['os_name'] or 'an operating system without /etc/os-release'}",
-            why="packages, paths and service names differ between releases; these are the ones we test",
+            why="packages, paths and service names differ between releases; these are the ones we know",
             fix="reinstall the host with one of them, or wait if the provider is still installing it",
         )
         return  # what follows would only restate it
@@ -229,6 +231,29 @@ def _address(facts: Facts, host: HostSettings, wanted: str | None) -> Iterator[F
         if behind_nat
         else f"correct `ipv{version}` in mailroom:hosts, or give the interface this address",
     )
+
+
+def _other_way_out(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+    """An IPv6 address that mail would leave from although SPF, AAAA and PTR do not know it: Go prefers IPv6."""
+    if facts["addresses"] is None or (host.ipv6 and host.ipv6_outbound):
+        return
+    own = [ip_address(text) for group in facts["addresses"].values() for text in group]
+    routed = [address for address in own if address.version == 6 and not _stays_inside(address)]  # noqa: PLR2004
+    if routed:
+        yield _finding(
+            host,
+            "error",
+            "ipv6-unlisted",
+            expected="`ipv6: <that address>` in mailroom:hosts with ipv6Outbound on, or no such address on the host",
+            found=f"it has the IPv6 address {routed[0]}, which the settings leave out",
+            why="mail would leave from it, and receivers would find neither SPF nor reverse DNS for it",
+            fix="list it and set its PTR, or take the address off the interface",
+        )
+
+
+def _stays_inside(address: IPv4Address | IPv6Address) -> bool:
+    """Link-local, loopback and unique local addresses reach no receiver."""
+    return address.is_link_local or address.is_loopback or address in UNIQUE_LOCAL
 
 
 def _is_behind_nat(address: IPv4Address | IPv6Address) -> bool:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class PtrCheckProvider(Provider):
     """Asks every authoritative server of each reverse zone, from the operator's machine.
 
-    It comes right after A and AAAA are written, so it first waits until every server shows them. Raises `Problems` naming the exact record to set. Receivers refuse mail from addresses without
-    forward-confirmed reverse DNS (RFC 8601 section 2.7.3 `iprev`).
+    It comes right after A and AAAA are written, so it first waits until every server shows them. Raises
+    `Problems` naming the exact record to set. Receivers refuse mail from addresses without forward-confirmed
+    reverse DNS (RFC 8601 section 2.7.3 `iprev`).
     """
 
     def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002

@@ -116,7 +116,7 @@ def split(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 class ProcessWatch:
-    """Samples every command line and environment on the machine (guests' too) while it is entered."""
+    """Samples every command line on the machine (guests' too) while it is entered."""
 
     def __init__(self, needles: list[str]) -> None:
         self.needles, self.seen = needles, set[str]()

@@ -99,7 +99,7 @@ class Machine:
 
 def run(vps: Vps, script: str, payload: dict[str, Any]) -> Step:
     """Run a script the way the program does."""
-    command = f"flock -w 300 /run/lock/mailroom.lock timeout 300 {bundle().directory}/{script}"
+    command = f"flock -w 300 /run/mailroom.lock timeout 300 {bundle().directory}/{script}"
     start = time.monotonic()
     answer = vps.ssh(command, json.dumps(payload), timeout=400)
     return Step(answer.returncode, answer.stdout, answer.stderr, time.monotonic() - start)

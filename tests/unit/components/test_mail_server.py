@@ -10,6 +10,7 @@ import pytest
 HOST = "smtp.example.test"
 COMMAND = "command:remote:Command"
 RECORD = "cloudflare:index/dnsRecord:DnsRecord"
+ZONE_GATE = "4042f2716e2b3eb0422b8e0c79e64db0/gate"
 SECRET = "4dabf18193072939515e22adb298388d"
 
 
@@ -19,20 +20,21 @@ def revealed(value: Any) -> Any:
 
 @pytest.mark.parametrize("preview", [True, False])
 def test_the_dev_stack_registers_every_record_of_the_standards(run_program: Any, preview: bool) -> None:
-    names = run_program(preview=preview).names(RECORD)
-    assert {"example.test/mx/smtp.example.test", "example.test/dmarc"} <= names or len(names) == 8
+    host = {f"{HOST}/{kind}" for kind in ("a", "aaaa", "spf")}
+    domain = {f"example.test/{kind}" for kind in ("spf", "spf-hosts", "dkim/m1", f"mx/{HOST}", "dmarc")}
+    assert run_program(preview=preview).names(RECORD) == host | domain
 
 
 def test_every_record_waits_for_every_gate(run_program: Any) -> None:
     run = run_program()
     for record in run.names(RECORD):
-        assert {"example.test/gate", f"{HOST}/gate"} <= run.waits_for(record), record
+        assert {ZONE_GATE, f"{HOST}/gate"} <= run.waits_for(record), record
 
 
 def test_no_step_changes_a_host_before_every_gate_has_passed(run_program: Any) -> None:
     run = run_program()
     for command in run.names(COMMAND):
-        assert {"example.test/gate", f"{HOST}/gate"} <= run.waits_for(command), command
+        assert {ZONE_GATE, f"{HOST}/gate"} <= run.waits_for(command), command
 
 
 def test_the_dkim_key_reaches_the_host_only_after_its_record_is_visible(run_program: Any) -> None:
@@ -70,7 +72,8 @@ def test_what_steps_print_is_secret_and_not_logged(run_program: Any) -> None:
     run = run_program()
     for name in run.names(COMMAND):
         assert {"stdout", "stderr", "connection"} <= set(run.requests[name].additionalSecretOutputs), name
-        assert run.inputs(name)["logging"] == "none"
+        said = "stdoutAndStderr" if name == f"{HOST}/uninstall" else "none"
+        assert run.inputs(name)["logging"] == said
         assert run.inputs(name)["addPreviousOutputInEnv"] is False
 
 
@@ -119,10 +122,7 @@ def test_hosts_are_pinned_and_dialled_once(run_program: Any) -> None:
 
 def test_mail_none_publishes_that_the_domain_never_mails(run_program: Any) -> None:
     def silence(config: dict[str, Any]) -> None:
-        domain = config["mailroom:domains"][0]
-        config["mailroom:domains"].append(
-            {"name": "quiet.test", "zoneId": "f" * 32, "mail": "none"} | {k: domain[k] for k in ()}
-        )
+        config["mailroom:domains"].append({"name": "quiet.test", "zoneId": "f" * 32, "mail": "none"})
 
     run = run_program(silence)
     contents = {revealed(run.inputs(name)["content"]) for name in run.names(RECORD) if "quiet.test" in name}
@@ -139,3 +139,57 @@ def test_a_mail_server_makes_no_resource_a_user(run_program: Any) -> None:
         config["mailroom:passwords"] |= {f"{name}@example.test": "pw-0123456789" for name in names}
 
     assert set(run_program(many).resources) == set(run_program().resources)
+
+
+def test_gates_keys_and_users_keep_their_secrets(run_program: Any) -> None:
+    run = run_program()
+    for name, key in ((ZONE_GATE, "token"), (f"{HOST}/gate", "private_key"), ("users", "passwords")):
+        assert run.inputs(name)[key][SECRET], f"{name} shows {key}"
+    assert "private" in run.requests["example.test/dkim-key/m1"].additionalSecretOutputs
+    assert {"passwords", "files", "hashes", "changed"} <= set(run.requests["users"].additionalSecretOutputs)
+
+
+def test_the_zone_is_read_again_before_mx_and_dmarc(run_program: Any) -> None:
+    run = run_program()
+    again = ZONE_GATE.replace("/gate", "/mail-gate")
+    assert f"{HOST}/activate" in run.waits_for(again)
+    for name in ("example.test/dmarc", f"example.test/mx/{HOST}"):
+        assert again in run.waits_for(name)
+
+
+def test_one_gate_verifies_every_owner_of_its_zone(run_program: Any) -> None:
+    def share(config: dict[str, Any]) -> None:
+        zone = config["mailroom:domains"][0]["zoneId"]
+        config["mailroom:domains"].append({"name": "news.example.test", "zoneId": zone, "mail": "none"})
+        config["mailroom:hosts"][0]["name"] = "smtp.infra.test"
+        config["mailroom:hosts"][0]["zoneId"] = "a" * 32
+
+    run = run_program(share)
+    assert run.inputs(ZONE_GATE)["names"] == ["example.test", "news.example.test"]
+    assert run.inputs(f"{'a' * 32}/gate")["names"] == ["smtp.infra.test"]
+
+
+def test_two_hosts_and_two_domains_have_steps_and_records_of_their_own(run_program: Any) -> None:
+    def double(config: dict[str, Any]) -> None:
+        host, domain = config["mailroom:hosts"][0], config["mailroom:domains"][0]
+        config["mailroom:hosts"].append(
+            host | {"name": "smtp2.example.test", "ipv4": "198.51.100.11", "ipv6": "2001:db8:99::11"}
+        )
+        config["mailroom:domains"].append(
+            domain | {"name": "second.test", "zoneId": "b" * 32, "users": [], "aliases": {"info": "a@receiver.test"}}
+        )
+
+    run = run_program(double)
+    assert {f"{HOST}/activate", "smtp2.example.test/activate"} <= run.names(COMMAND)
+    for mx in (name for name in run.names(RECORD) if "/mx/" in name):
+        assert {f"{HOST}/uninstall", "smtp2.example.test/uninstall"} <= run.waits_for(mx)
+    spf = revealed(run.inputs("second.test/spf-hosts")["content"])
+    assert all(address in spf for address in ("198.51.100.10", "198.51.100.11", "2001:db8:99::11"))
+
+
+def test_another_certificate_authority_is_served_at_once(run_program: Any) -> None:
+    def other(config: dict[str, Any]) -> None:
+        config["mailroom:acme"]["directory"] = "letsencrypt"
+
+    name = f"{HOST}/activate"
+    assert revealed(run_program().inputs(name)["stdin"]) != revealed(run_program(other).inputs(name)["stdin"])

@@ -103,7 +103,14 @@ class FakeZone:
 
 def gate(kinds: list[str]) -> dict[str, Any]:
     claim = {"name": "example.com", "kinds": kinds, "zone_id": "0" * 32, "keys": ["example.com/mx"], "mx": []}
-    return {"name": "example.com", "zone_id": "0" * 32, "wanted": [claim], "stack": "dev", "token": "CANARY-token"}
+    return {
+        "name": "gate",
+        "names": ["example.com"],
+        "zone_id": "0" * 32,
+        "wanted": [claim],
+        "stack": "dev",
+        "token": "CANARY-token",
+    }
 
 
 def test_a_foreign_record_at_our_name_stops_the_run_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +122,7 @@ def test_a_foreign_record_at_our_name_stops_the_run_and_is_named(monkeypatch: py
 
 def test_a_foreign_record_of_a_kind_we_do_not_write_is_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare, "Zone", FakeZone)
-    assert ZoneGateProvider().create(gate(["SPF"])).id == "example.com"
+    assert ZoneGateProvider().create(gate(["SPF"])).id == "gate"
 
 
 def test_a_problem_reaches_the_person_without_a_traceback() -> None:

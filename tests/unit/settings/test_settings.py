@@ -152,7 +152,7 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
     "bad ipv4": (host(ipv4="192.0.2.300"), "hosts[0].ipv4", "ipv4-invalid", "192.0.2.300"),
     "ipv6 as ipv4": (host(ipv4="2001:db8::1"), "hosts[0].ipv4", "ipv4-invalid", "ipv6"),
     "bad ipv6": (host(ipv6="192.0.2.1"), "hosts[0].ipv6", "ipv6-invalid", "belongs into ipv4"),
-    "no host key": (without("hosts", "hostKey"), "hosts[0].hostKey", "setting-missing", "preflight"),
+    "no host key": (without("hosts", "hostKey"), "hosts[0].hostKey", "setting-missing", "ssh_host_ed25519_key.pub"),
     "rsa host key": (host(hostKey="ssh-rsa AAAA"), "hosts[0].hostKey", "host-key-invalid", "SHA-1"),
     "bad arch": (host(arch="x86_64"), "hosts[0].arch", "setting-invalid", "'amd64' or 'arm64'"),
     "port text": (host(ssh={"port": "ssh"}), "hosts[0].ssh.port", "setting-invalid", "1 to 65535"),
