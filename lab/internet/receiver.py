@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiosmtpd.smtp import SMTP
 
 from lab.addresses import GUEST_MAIL, Plan
-from lab.internet.judge import Envelope, Lookup, Verdict, judge, system_lookup
+from lab.internet.judge import Envelope, Lookup, Unanswered, Verdict, judge, system_lookup
 from lab.internet.names import COLLEAGUES_MX, COLLEAGUES_OCTET, RECEIVER_MX
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ TLS: Final = Path("/etc/mailroom-lab/tls")
 
 @dataclass(frozen=True)
 class Mailbox:
-    """The handler of one mail exchanger: accepts any address of its domain."""
+    """The handler of one mail exchanger: accepts any address of its domain and of those whose MX it is."""
 
+    host: str
     domain: str
     folder: Path
     lookup: Lookup
@@ -39,8 +40,9 @@ class Mailbox:
         self, _server: SMTP, _session: Session, envelope: SmtpEnvelope, address: str, options: list[str]
     ) -> str:
         """Refuse what is not ours: an open relay would hide a wrong MX."""
-        if address.rpartition("@")[2].lower() != self.domain:
-            return f"550 5.7.1 no relaying, expected an address of {self.domain}"
+        domain = address.rpartition("@")[2].lower()
+        if domain != self.domain and not await asyncio.to_thread(self._is_hosted, domain):
+            return f"550 5.7.1 no relaying, expected an address of {self.domain} or of a domain with MX {self.host}"
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
         return "250 2.1.5 OK"
@@ -62,6 +64,13 @@ class Mailbox:
         tls = transport.get_extra_info("ssl_object") if transport else None
         self._keep(message, entry(origin, envelope.rcpt_tos, verdict, tls))
         return "250 2.0.0 OK"
+
+    def _is_hosted(self, domain: str) -> bool:
+        try:
+            exchangers = self.lookup(domain, "MX")
+        except Unanswered:
+            return False
+        return any(each.exchange.to_text(omit_final_dot=True).lower() == self.host for each in exchangers)
 
     def _keep(self, message: bytes, verdict: dict[str, Any]) -> None:
         """The verdict appears last and complete: whoever sees it finds the message."""
@@ -98,7 +107,7 @@ async def serve(plan: Plan, folder: Path) -> None:
     loop = asyncio.get_running_loop()
     exchangers = {RECEIVER_MX: plan.receiver, COLLEAGUES_MX: plan.address(COLLEAGUES_OCTET)}
     for name, addresses in exchangers.items():
-        mailbox = Mailbox(name.partition(".")[2], folder, system_lookup)
+        mailbox = Mailbox(name, name.partition(".")[2], folder, system_lookup)
         context = tls_context(name)
 
         def session(mailbox: Mailbox = mailbox, name: str = name, context: ssl.SSLContext = context) -> SMTP:
