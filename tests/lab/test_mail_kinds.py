@@ -1,0 +1,100 @@
+"""Domains whose mailboxes are elsewhere, and domains without mail: one stack, one run, read at every name server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.internet.names import COLLEAGUES_MX, zone_id
+from operations import dns as outside
+from tests.lab.live_run import forget
+from tests.lab.program import DOMAIN, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.client import Lab
+
+SILENT = "second.test"
+FOREIGN_MX = {"type": "MX", "name": DOMAIN, "content": COLLEAGUES_MX, "priority": 10, "ttl": 300}
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab) -> Iterator[Stack]:
+    """A domain whose mail somebody else's MX receives, and one that neither sends nor receives; converged."""
+    vps = lab.fresh_vps(octet=12)
+    external = {
+        "name": DOMAIN,
+        "zoneId": zone_id(DOMAIN),
+        "mail": "external",
+        "mx": [COLLEAGUES_MX],
+        "users": ["alice"],
+    }
+    silent = {"name": SILENT, "zoneId": zone_id(SILENT), "mail": "none"}
+    made = Stack(lab, vps, domains=[external, silent])
+    foreign = made.api("POST", body=FOREIGN_MX)
+    made.point_back()
+    made.write()
+    done = made.up()
+    assert done.returncode == 0, done.stdout
+    yield made
+    made.run("destroy", "--yes", "--skip-preview")
+    forget(made)
+    made.api("DELETE", f"/{foreign['id']}")
+    lab.remove_vps(vps)
+
+
+def everywhere(stack: Stack, name: str, kind: str) -> set[tuple[str, ...]]:
+    """The different answers of both name servers."""
+    answers = outside.look_everywhere(name, kind, outside.Resolver(stack.lab.plan.resolver.ipv4))
+    assert len(answers) == 2
+    return {answer.values for answer in answers.values()}
+
+
+def test_mail_of_our_own_user_to_a_mailbox_elsewhere_arrives_there(stack: Stack) -> None:
+    bob = f"bob@{DOMAIN}"
+    status, report = stack.send("--to", bob)
+    assert status == 0, report
+    message = stack.lab.wait_message(lambda message: message["rcpt_to"] == [bob])
+    assert message["mail_from"] == f"alice@{DOMAIN}"
+    assert (message["spf"], message["dmarc"]) == ("pass", "pass")
+    assert message["tls"], "the colleagues offer TLS"
+
+
+def test_a_domain_with_mailboxes_elsewhere_is_sent_for_and_keeps_its_mx(stack: Stack) -> None:
+    assert everywhere(stack, DOMAIN, "MX") == {(f"10 {COLLEAGUES_MX}",)}
+    assert everywhere(stack, DOMAIN, "TXT") == {(f"v=spf1 include:_spf.{DOMAIN} ~all",)}
+    (mx,) = (record for record in stack.records() if record["type"] == "MX")
+    assert mx["comment"] is None
+
+
+def test_the_receiver_trusts_mail_of_a_domain_with_mailboxes_elsewhere(stack: Stack) -> None:
+    status, report = stack.send()
+    assert status == 0, report
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "value"),
+    [
+        (SILENT, "MX", "0 ."),
+        (SILENT, "TXT", "v=spf1 -all"),
+        (f"_dmarc.{SILENT}", "TXT", "v=DMARC1; p=reject"),
+        (f"m1._domainkey.{SILENT}", "TXT", None),
+    ],
+)
+def test_a_domain_without_mail_says_so_at_every_name_server(
+    stack: Stack, name: str, kind: str, value: str | None
+) -> None:
+    assert everywhere(stack, name, kind) == {(value,) if value else ()}
+
+
+def test_the_mail_server_does_not_take_mail_for_a_domain_without_mail(stack: Stack) -> None:
+    served = stack.vps.ssh("ls /etc/mailroom/current/domains").stdout.split()
+    assert served == [DOMAIN]
+
+
+def test_a_destroy_leaves_the_mx_of_others(stack: Stack) -> None:
+    done = stack.run("destroy", "--yes", "--skip-preview")
+    assert done.returncode == 0, done.stdout
+    assert [(record["type"], record["content"]) for record in stack.records()] == [("MX", COLLEAGUES_MX)]
