@@ -1,6 +1,7 @@
-"""Takes up a stack where a killed run left it: its lock when its process is dead, its half-recorded creations.
+"""Takes up a stack where a killed run left it: its lock, what it had begun, and records whose answer was lost.
 
-Only for stacks on a file backend of this machine; a team's backend is unlocked by a person who knows who holds it.
+A lock is removed only on a file backend of this machine, and only when its process is dead; a team's backend is
+unlocked by a person who knows who holds it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from operations import stacks
+from operations.cloudflare import Zone
 from standards.finding import Finding, Problems
+from standards.ownership import owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROJECT = "mailroom"
+DNS_RECORD = "cloudflare:index/dnsRecord:DnsRecord"
 
 
 def pulumi(stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
@@ -57,17 +61,17 @@ def recover(stack: str) -> None:
     """Make a killed run's stack usable; raises `Problems` while its run is alive."""
     _, environment = stacks.command(stack)
     folder = _backend(environment)
-    if folder is None:
-        return
-    locks = list(_locks(folder, stack))
+    locks = list(_locks(folder, stack)) if folder else []
     if alive := [lock for lock in locks if _is_alive(lock)]:
         raise Problems(f"stack {stack} is in use", [_in_use(stack, alive[0])])
     if locks:
         print(f"an earlier run of stack {stack} was killed: removing its lock", flush=True)
         pulumi(stack, "cancel", "--yes", capture=True)
-    if _pending(folder, stack):
+    state = _state(stack)
+    if state.get("pending_operations"):
         print("forgetting what that run had only begun; it is done again", flush=True)
         pulumi(stack, "refresh", "--yes", "--skip-preview", "--clear-pending-creates", capture=True)
+    _remove_unrecorded(stack, state)
 
 
 def _backend(environment: dict[str, str]) -> Path | None:
@@ -93,13 +97,33 @@ def _is_alive(lock: dict[str, Any]) -> bool:
     return True
 
 
-def _pending(folder: Path, stack: str) -> bool:
-    path = folder / ".pulumi" / "stacks" / PROJECT / f"{stack}.json"
-    if not path.is_file():
-        return False
-    state = json.loads(path.read_text(encoding="utf-8"))
-    latest = (state.get("checkpoint") or {}).get("latest") or {}
-    return bool(latest.get("pending_operations"))
+def _state(stack: str) -> dict[str, Any]:
+    """The stack's state; empty where there is none yet."""
+    exported = pulumi(stack, "stack", "export", capture=True)
+    return dict(json.loads(exported.stdout).get("deployment") or {}) if exported.returncode == 0 else {}
+
+
+def _remove_unrecorded(stack: str, state: dict[str, Any]) -> None:
+    """Remove records of ours that the state does not know, as the API takes no second one of the same content.
+
+    Their answer was lost with a connection or a killed run. Only in zones where this state has (or had begun)
+    records: a zone that another state of the same name serves is none of our business.
+    """
+    begun = [operation["resource"] for operation in state.get("pending_operations") or []]
+    known = [item for item in state.get("resources") or [] if item["type"] == DNS_RECORD]
+    zones = {item["inputs"]["zoneId"] for item in (*known, *begun) if item["type"] == DNS_RECORD}
+    recorded = {item["id"] for item in known if item.get("id")}
+    if not zones:
+        return
+    api = stacks.settings(stack).cloudflare
+    for zone_id in sorted(zones):
+        zone = Zone(api.api_token.get_secret_value(), zone_id, api.base_url)
+        for found in zone.records():
+            if owner(found) == stack and found["id"] not in recorded:
+                print(
+                    f"removing {found['type']} {found['name']}, which a lost run had made; it is made again", flush=True
+                )
+                zone.remove(found["id"])
 
 
 def _in_use(stack: str, lock: dict[str, Any]) -> Finding:

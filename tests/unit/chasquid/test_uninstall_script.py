@@ -119,3 +119,17 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(full: FakeHost) -> None:
 def queue_empty(host: FakeHost) -> None:
     for path in host.path("var/lib/chasquid/queue").glob("m:*"):
         path.unlink()
+
+
+def test_a_host_that_was_renamed_keeps_the_server_of_its_new_name(full: FakeHost) -> None:
+    full.path("etc/mailroom/current/probe.json").write_text('{"hostname": "mail.example.com"}')
+    answer = full.run("uninstall", PAYLOAD)
+    assert answer.status == 0
+    assert [name for name in OURS if not full.path(name).exists()] == []
+    assert full.systemd.pid == 1
+
+
+def test_the_same_name_is_uninstalled(full: FakeHost) -> None:
+    full.path("etc/mailroom/current/probe.json").write_text('{"hostname": "smtp.example.com"}')
+    assert full.run("uninstall", PAYLOAD).status == 0
+    assert not full.path("etc/mailroom").exists()

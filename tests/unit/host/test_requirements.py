@@ -147,3 +147,16 @@ def test_every_reason_is_said_at_once() -> None:
 def test_an_unsupported_release_is_not_judged_by_what_it_lacks() -> None:
     (finding,) = judged(os_id="alpine", os_version="3", arch=None, systemd=False, mtas=None)
     assert finding.id == "host-os"
+
+
+@pytest.mark.parametrize("change", [{"ipv6": None}, {"ipv6_outbound": False}], ids=["unlisted", "switched off"])
+def test_an_ipv6_address_that_mail_would_leave_from_unannounced_stops_the_run(change: dict[str, Any]) -> None:
+    (finding,) = judge(GOOD, HOST.model_copy(update=change), NOW)
+    assert (finding.severity, finding.id) == ("error", "host-ipv6-unlisted")
+    assert "2001:db8::10" in finding.found
+
+
+@pytest.mark.parametrize("address", ["fe80::1", "::1", "fd00::5"])
+def test_an_ipv6_address_that_reaches_no_receiver_needs_no_listing(address: str) -> None:
+    facts = GOOD | {"addresses": {"eth0": ["192.0.2.10", address]}}
+    assert judge(facts, HOST.model_copy(update={"ipv6": None}), NOW) == []

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Take up a stack where a killed `pulumi up` left it; then run `pulumi up` again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from operations import recovery
+from standards.finding import Problems
+
+
+def main() -> int:
+    """0 when the stack can be used, 2 when somebody is at work on it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stack", required=True, help="the stack whose run was killed, e.g. prod")
+    try:
+        recovery.recover(parser.parse_args().stack)
+    except Problems as problems:
+        print(problems, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
