@@ -83,7 +83,7 @@ def _what_next(seconds: float, receiver: str) -> None:
 The mail server works: every check above passed ({seconds:.0f} s).
 
   look around     .venv/bin/python -m lab status
-  another mail    .venv/bin/python -m scripts.send_test --stack dev --to {receiver}
+  another mail    scripts/send_test.py --stack dev --to {receiver}
   change it       edit Pulumi.dev.yaml, then make up
   run the tests   make test
   take it down    make down

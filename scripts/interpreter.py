@@ -1,0 +1,13 @@
+"""Importing this goes on with the checkout's own interpreter, so that scripts run as they are, with nothing activated."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+VENV = Path(__file__).resolve().parent.parent / ".venv"
+PYTHON = VENV / "bin" / "python"
+
+if Path(sys.prefix).resolve() != VENV and PYTHON.exists():
+    os.execv(PYTHON, [str(PYTHON), *sys.orig_argv[1:]])  # noqa: S606
