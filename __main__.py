@@ -27,7 +27,7 @@ def read(key: str) -> object | None:
 try:
     settings = Settings.load(read, pulumi.get_stack(), pulumi.runtime.get_config_env())
     for warning in settings.warnings():
-        pulumi.log.warn(str(warning))
+        pulumi.log.warn(str(warning).removeprefix("warning: "))
     server = MailServer("mailroom", MailServerArgs(settings=settings))
     for name, value in outputs(settings, server).items():
         pulumi.export(name, value)

@@ -48,6 +48,17 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _somewhere(targets: tuple[str, ...]) -> tuple[str, ...]:
+    if targets:
+        return targets
+    raise Invalid(
+        "the alias leads nowhere",
+        id="alias-empty",
+        expected="at least one destination, such as [someone@gmail.com]",
+        fix="add one, or remove the alias",
+    )
+
+
 def _directory(text: str) -> str:
     if text in DIRECTORIES or (text.startswith("https://") and urlsplit(text).hostname):
         return text
@@ -224,7 +235,7 @@ class DomainSettings(_Settings):
     users: tuple[UserSettings, ...] = Field(default=(), description="a list of users", examples=["[i]"])
     aliases: Mapping[
         AliasName,
-        Annotated[tuple[AliasTarget, ...], BeforeValidator(_one_or_many)],
+        Annotated[tuple[AliasTarget, ...], BeforeValidator(_one_or_many), AfterValidator(_somewhere)],
     ] = Field(default={}, description="names and lists of destinations", examples=["{i: [someone@gmail.com]}"])
 
     @model_validator(mode="after")

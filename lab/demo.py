@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from operations import recovery
+from operations import processes, recovery, stacks
 from standards.finding import Problems
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 def run(*command: str) -> None:
     """Run a step with its output shown; raises Failed."""
-    if subprocess.run(command, cwd=CHECKOUT, check=False).returncode:
+    if processes.run(command, folder=CHECKOUT).returncode:
         raise Failed(" ".join(command[:4]))
 
 
@@ -45,7 +45,7 @@ def lab(*arguments: str) -> None:
 def lab_status() -> dict[str, Any]:
     """What `python -m lab status --json` prints."""
     command = [sys.executable, "-m", "lab", "status", "--json"]
-    answer = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    answer = processes.run(command, folder=CHECKOUT, capture=True)
     return dict(json.loads(answer.stdout)) if answer.returncode == 0 else {"up": False}
 
 
@@ -83,6 +83,7 @@ def _what_next(seconds: float, receiver: str) -> None:
 The mail server works: every check above passed ({seconds:.0f} s).
 
   look around     .venv/bin/python -m lab status
+  use pulumi      eval "$(.venv/bin/python -m lab.demo env)" && pulumi preview -s dev
   another mail    scripts/send_test.py --stack dev --to {receiver}
   change it       edit Pulumi.dev.yaml, then make up
   run the tests   make test
@@ -100,15 +101,30 @@ def down() -> None:
     lab("down")
 
 
+def env() -> None:
+    """Print what a shell needs to run `pulumi` on the dev stack by hand."""
+    program, environment = stacks.command(STACK)
+    print(f'export PATH={shlex.quote(str(Path(program).parent))}:"$PATH"')
+    for name, value in sorted(environment.items()):
+        if name.startswith("PULUMI_"):
+            print(f"export {name}={shlex.quote(value)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m lab.demo up|down`."""
+    """`python -m lab.demo up|down|env`."""
     parser = argparse.ArgumentParser(prog="python -m lab.demo", description=__doc__)
-    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("action", choices=["up", "down", "env"])
     try:
-        {"up": up, "down": down}[parser.parse_args(arguments).action]()
+        {"up": up, "down": down, "env": env}[parser.parse_args(arguments).action]()
     except Failed as step:
-        print(f"\nstopped at: {step}. Its message stands above; running this again continues.", file=sys.stderr)
+        print(
+            f"\nstopped at: {step}. Its message stands above; correct what it names, then run this again.",
+            file=sys.stderr,
+        )
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was done is kept, running this again goes on", file=sys.stderr)
+        return 130
     except Problems as problems:
         print(f"\n{problems}", file=sys.stderr)
         return 1

@@ -7,18 +7,18 @@ unlocked by a person who knows who holds it.
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from operations import stacks
+from operations import processes, stacks
 from operations.cloudflare import Zone
 from standards.finding import Finding, Problems
 from standards.ownership import owner
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
 
 PROJECT = "mailroom"
@@ -28,14 +28,8 @@ DNS_RECORD = "cloudflare:index/dnsRecord:DnsRecord"
 def pulumi(stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
     """Run the engine on `stack`'s backend, in the checkout; the caller judges its status."""
     program, environment = stacks.command(stack)
-    return subprocess.run(
-        [program, *arguments, "--stack", stack, "--non-interactive"],
-        cwd=stacks.CHECKOUT,
-        env=environment,
-        capture_output=capture,
-        text=True,
-        check=False,
-    )
+    command = [program, *arguments, "--stack", stack, "--non-interactive"]
+    return processes.run(command, folder=stacks.CHECKOUT, environment=environment, capture=capture)
 
 
 def exists(stack: str) -> bool:
@@ -51,10 +45,10 @@ def ensure(stack: str) -> None:
     folder = _backend(environment)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [program, "stack", "init", stack, "--non-interactive"],
-        cwd=stacks.CHECKOUT, env=environment, check=True, capture_output=True,
-    )  # fmt: skip
+    command = [program, "stack", "init", stack, "--non-interactive"]
+    made = processes.run(command, folder=stacks.CHECKOUT, environment=environment, capture=True)
+    if made.returncode and not exists(stack):
+        raise Problems(f"stack {stack} cannot be created", [_not_created(stack, made.stderr)])
 
 
 def recover(stack: str) -> None:
@@ -76,7 +70,7 @@ def recover(stack: str) -> None:
 
 def _backend(environment: dict[str, str]) -> Path | None:
     url = environment.get("PULUMI_BACKEND_URL", "")
-    return Path(url.removeprefix("file://")) if url.startswith("file:///") else None
+    return Path(urlsplit(url).path) if url.startswith("file:///") else None
 
 
 def _locks(folder: Path, stack: str) -> Iterator[dict[str, Any]]:
@@ -89,12 +83,10 @@ def _is_alive(lock: dict[str, Any]) -> bool:
     if lock.get("hostname") != socket.gethostname():
         return True
     try:
-        os.kill(int(lock["pid"]), 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{int(lock['pid'])}/stat").read_text(encoding="utf-8")
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
+    return status.rpartition(")")[2].split()[0] != "Z"  # a zombie does nothing any more
 
 
 def _state(stack: str) -> dict[str, Any]:
@@ -136,4 +128,17 @@ def _in_use(stack: str, lock: dict[str, Any]) -> Finding:
         found=f"{holder} works on it since {lock.get('timestamp')}",
         why="two runs at once would overwrite each other's state",
         fix=f"wait for it; if it is gone for good: pulumi cancel --stack {stack}",
+    )
+
+
+def _not_created(stack: str, said: str) -> Finding:
+    lines = [line.removeprefix("error: ") for line in said.splitlines() if line.strip()] or ["no message"]
+    return Finding(
+        severity="error",
+        id="stack.not-created",
+        subject=f"stack {stack}",
+        expected="a backend that takes a new stack",
+        found=lines[-1],
+        why="",
+        fix="run it again; if it stays so, look at the backend that PULUMI_BACKEND_URL names",
     )

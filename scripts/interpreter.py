@@ -1,4 +1,4 @@
-"""Importing this goes on with the checkout's own interpreter, so that scripts run as they are, with nothing activated."""
+"""Importing this goes on with the checkout's own interpreter: scripts run as they are, with nothing activated."""
 
 from __future__ import annotations
 

@@ -16,16 +16,25 @@ from rich.console import Console
 from operations import report
 from operations.dns import CouldNotTell
 from operations.trial import Trial, as_json, show
-from standards.finding import Problems
+from standards import names
+from standards.finding import Invalid, Problems
 
 CODES = "exit status: 0 all is well, 1 warnings, 2 failures, 3 could not tell"
+
+
+def address(text: str) -> str:
+    """An e-mail address, as argparse wants it judged."""
+    try:
+        return names.email_address(text)
+    except Invalid as invalid:
+        raise argparse.ArgumentTypeError(str(invalid)) from None
 
 
 def arguments() -> argparse.Namespace:
     """What the person wants."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
     parser.add_argument("--stack", required=True, help="the stack that sends, e.g. dev")
-    parser.add_argument("--to", required=True, metavar="ADDRESS", help="the receiver, e.g. me@gmail.com")
+    parser.add_argument("--to", required=True, type=address, metavar="ADDRESS", help="the receiver, e.g. me@gmail.com")
     parser.add_argument("--from", dest="sender", metavar="USER", help="default: the first user with a password")
     parser.add_argument("--port", type=int, choices=(465, 587), default=465, help="465: TLS at once; 587: STARTTLS")
     parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
@@ -43,6 +52,8 @@ def main() -> int:
         if chosen.json:
             print(json.dumps(report.trouble_as_json(trouble), indent=2))
         return report.trouble_code(trouble)
+    except KeyboardInterrupt:
+        return 130
     if chosen.json:
         print(json.dumps(as_json(outcome), indent=2))
     else:

@@ -89,6 +89,11 @@ def test_the_receiver_trusts_what_it_sends(stack: Stack, port: str) -> None:
     assert (report["ptr"], report["ehlo"]) == (HOST, HOST)
 
 
+def test_every_delivery_is_recorded_so_that_a_restart_sends_nothing_twice(stack: Stack) -> None:
+    said = stack.vps.ssh("journalctl -u chasquid --no-pager | grep -iE 'failed to write|operation not permitted'")
+    assert said.stdout == ""
+
+
 def test_independent_readers_accept_the_published_records(stack: Stack) -> None:
     servers = [stack.lab.plan.resolver.ipv4]
     spf = checkdmarc.spf.check_spf(DOMAIN, nameservers=servers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pulumi.runtime.mocks import MockMonitor
 from components.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PUBLIC_KEY = base64.b64encode(
     rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -91,6 +92,16 @@ def dev_config() -> dict[str, Any]:
         "-----BEGIN OPENSSH PRIVATE KEY-----\nCANARY\n-----END OPENSSH PRIVATE KEY-----\n"
     )
     return config
+
+
+@pytest.fixture(autouse=True)
+def thread_loop() -> Iterator[None]:
+    """The SDK runs on the thread's event loop, which another test may have taken away."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture

@@ -185,6 +185,7 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
                    "alias-name-invalid", "'a b'"),
     "alias pipe": (domain(aliases={"i": ["a@x.example", "| cat"]}), "domains[0].aliases.i[1]",
                    "alias-target-invalid", "runs a program"),
+    "alias to nowhere": (domain(aliases={"i": []}), "domains[0].aliases.i", "alias-empty", "leads nowhere"),
     "alias loop": (domain(aliases={"i": "j", "j": "i"}), "domains[0].aliases.j", "alias-leads-nowhere", "back"),
     "alias nobody": (domain(aliases={"i": "k"}), "domains[0].aliases.i", "alias-leads-nowhere", "k@example.com"),
     "alias everybody loop": (domain(aliases={"*": "x"}), 'domains[0].aliases["*"]', "alias-leads-nowhere", "back"),
