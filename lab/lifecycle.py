@@ -306,7 +306,8 @@ def _write_checkout_files(known: State) -> None:
     backend = place / known.name / "backend"
     backend.mkdir(parents=True, exist_ok=True)
     folders = Folders(known.name)
-    env = {"PULUMI_BACKEND_URL": f"file://{backend}", "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE}
+    # The files beside each state file are written in place: a kill in between would leave a state nobody can read.
+    env = {"PULUMI_BACKEND_URL": f"file://{backend}?metadata=skip", "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE}
     if known.name != DEFAULT_LAB and build.official() is None:
         env["PULUMI_HOME"] = str(place / known.name / "home")  # labs that run side by side share no workspace
         make_home(CHECKOUT, place / known.name / "home")

@@ -64,7 +64,9 @@ def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
     monkeypatch.setattr(recovery, "Zone", Zone)
     monkeypatch.setattr(recovery, "pulumi", made.pulumi)
     monkeypatch.setattr(stacks, "settings", lambda _: settings)
-    monkeypatch.setattr(stacks, "command", lambda _: ("pulumi", {"PULUMI_BACKEND_URL": f"file://{tmp_path}"}))
+    monkeypatch.setattr(
+        stacks, "command", lambda _: ("pulumi", {"PULUMI_BACKEND_URL": f"file://{tmp_path}?metadata=skip"})
+    )
     return made
 
 
