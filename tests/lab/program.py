@@ -14,7 +14,7 @@ import yaml
 
 from lab.folders import CHECKOUT
 from lab.internet.names import CLOUDFLARE_TOKEN, zone_id
-from operations import recovery
+from operations import recovery, stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +41,17 @@ class Stack:
         salt = {key: value for key, value in before.items() if key == "encryptionsalt"}
         self.file.write_text(yaml.safe_dump({"config": plain, **salt}))
         recovery.ensure(self.name)
-        if secrets:
-            arguments = [word for key, value in secrets.items() for word in ("--secret", f"{key}={value}")]
-            done = recovery.pulumi(self.name, "config", "set-all", "--path", *arguments, capture=True)
-            assert done.returncode == 0, done.stderr
+        for key, value in secrets.items():
+            self._set_secret(key, value)
+
+    def _set_secret(self, key: str, value: str) -> None:
+        """By standard input, as a person does: an argument would show to every process watch on the machine."""
+        program, environment = stacks.command(self.name)
+        command = [program, "config", "set", "--stack", self.name, "--path", "--secret", "--non-interactive", key]
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=environment, input=value, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One pulumi command; stdout and stderr together in `stdout`."""
