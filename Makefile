@@ -7,8 +7,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: ## converge a real mail server in a small internet on this machine and send a test message
-	@scripts/setup.sh up
-	@$(python) -m lab.demo up
+	@started=$$(date +%s); scripts/setup.sh up && $(python) -m lab.demo up --since $$started
 
 down: ## destroy the dev stack and remove every trace of the lab
 	@if [ -x $(python) ]; then $(python) -m lab.demo down; else echo "nothing to take down: make setup was never run"; fi

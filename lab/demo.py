@@ -55,9 +55,8 @@ def pulumi(*arguments: str) -> None:
         raise Failed(f"pulumi {arguments[0]}")
 
 
-def up() -> None:
-    """Converge everything; a second run changes nothing."""
-    started = time.monotonic()
+def up(since: float) -> None:
+    """Converge everything; a second run changes nothing. `since` is when the command began."""
     say("starting the small internet (lab)")
     lab("up")
     for address in _addresses():
@@ -70,7 +69,7 @@ def up() -> None:
     for port in PORTS:
         say(f"sending a test message through port {port}")
         run(sys.executable, "-m", "scripts.send_test", "--stack", STACK, "--to", receiver, "--port", str(port))
-    _what_next(time.monotonic() - started, receiver)
+    _what_next(time.time() - since, receiver)
 
 
 def _addresses() -> Iterator[str]:
@@ -91,7 +90,7 @@ The mail server works: every check above passed ({seconds:.0f} s).
   production      see "Production" in README.md""")
 
 
-def down() -> None:
+def down(_since: float) -> None:
     """Destroy the stack while its lab still answers, then the lab; each may be gone already."""
     if lab_status().get("up") and recovery.exists(STACK):
         say("pulumi destroy, stack dev")
@@ -101,7 +100,7 @@ def down() -> None:
     lab("down")
 
 
-def env() -> None:
+def env(_since: float) -> None:
     """Print what a shell needs to run `pulumi` on the dev stack by hand."""
     program, environment = stacks.command(STACK)
     print(f'export PATH={shlex.quote(str(Path(program).parent))}:"$PATH"')
@@ -114,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m lab.demo up|down|env`."""
     parser = argparse.ArgumentParser(prog="python -m lab.demo", description=__doc__)
     parser.add_argument("action", choices=["up", "down", "env"])
+    parser.add_argument("--since", type=float, default=time.time(), help="when the command began, in seconds")
+    chosen = parser.parse_args(arguments)
     try:
-        {"up": up, "down": down, "env": env}[parser.parse_args(arguments).action]()
+        {"up": up, "down": down, "env": env}[chosen.action](chosen.since)
     except Failed as step:
         print(
             f"\nstopped at: {step}. Its message stands above; correct what it names, then run this again.",
