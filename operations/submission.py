@@ -248,7 +248,7 @@ def _bad_certificate(endpoint: Endpoint, error: ssl.SSLCertVerificationError) ->
         expected=f"a valid certificate for {endpoint.host}, signed by {trusted}",
         found=found,
         why="mail programs and Gmail refuse to hand a password to such a server",
-        fix=f"on the host look at /etc/mailroom/certs/{endpoint.host}/fullchain.pem ({hint}), then `pulumi up` "
+        fix=f"on the host look at /etc/mailroom/certs/0-{endpoint.host}/fullchain.pem ({hint}), then `pulumi up` "
         "(letsencrypt-staging certificates are trusted nowhere)",
     )
 

@@ -102,7 +102,7 @@ def content(wanted: dict[str, Any]) -> tuple[dict[str, tuple[bytes, int]], dict[
     if strangers := sorted(domains - set(wanted["domains"]) if wanted["domains"] else ()):
         hostlib.fail(
             f"files for {', '.join(strangers)} are staged", f"expected domains {', '.join(wanted['domains'])} only",
-            "run `pulumi up --refresh` again",
+            "stage it again: `pulumi up --replace <URN of the step>`, see `pulumi stack --show-urns`",
         )  # fmt: skip
     links = {"certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"])}
     for domain in sorted(domains.union(wanted["domains"])):
@@ -116,7 +116,11 @@ def staged_files(wanted: dict[str, Any]) -> Iterator[tuple[str, tuple[bytes, int
     for kind in ("plain", "secret"):
         staged = MAILROOM / "staged" / kind / wanted[kind]
         if not staged.is_dir():
-            hostlib.fail(f"{staged} is missing", "expected the staged files", "run `pulumi up --refresh` again")
+            hostlib.fail(
+                f"{staged} is missing",
+                "expected the staged files",
+                "stage it again: `pulumi up --replace <URN of the step>`, see `pulumi stack --show-urns`",
+            )
         for path, mode in json.loads((staged / ".modes.json").read_text(encoding="utf-8")).items():
             yield path, ((staged / path).read_bytes(), int(mode, 8))
 
