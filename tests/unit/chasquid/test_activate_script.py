@@ -237,7 +237,7 @@ def test_staged_files_of_a_domain_nobody_asked_for_are_refused(host: FakeHost, w
 def test_a_missing_staged_set_says_what_to_run(host: FakeHost, wanted: Wanted) -> None:
     answer = host.run("activate", wanted.payload())
     assert answer.status == 1
-    assert "pulumi up --refresh" in answer.stderr
+    assert "pulumi up --replace" in answer.stderr
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first activation", "change of a running one"])
