@@ -15,6 +15,8 @@ from lab.shell import run, succeeds
 if TYPE_CHECKING:
     from lab.addresses import Plan
 
+# Without one of its own a bridge takes a port's, and changes it as machines come and go: others then lose it.
+BRIDGE_MAC: Final = "02:00:5e:00:53:01"
 BRIDGE: Final = "br0"
 UPLINK_INSIDE: Final = "up0"
 SYSCTLS: Final = Path("/proc/sys/net")
@@ -147,7 +149,7 @@ def _inside(plan: Plan) -> None:
     run(*nsenter, "sh", "-c", "cd /proc/sys/net; echo 1 > ipv4/ip_forward; echo 1 > ipv6/conf/all/forwarding")
     for line in (
         "link set lo up",
-        f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0",
+        f"link add {BRIDGE} address {BRIDGE_MAC} type bridge stp_state 0 forward_delay 0",
         f"address add {gateway.ipv4}/{plan.ipv4.prefixlen} dev {BRIDGE}",
         f"-6 address add {gateway.ipv6}/{plan.ipv6.prefixlen} dev {BRIDGE} nodad",
         f"link set {BRIDGE} up",

@@ -359,3 +359,17 @@ def test_without_root_one_message_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 def test_a_name_that_is_no_labs_is_refused(name: str) -> None:
     with pytest.raises(LabError, match="is no name of a lab"):
         lifecycle.down(name, Progress(quiet=True))
+
+
+def test_the_bridge_keeps_its_hardware_address_as_machines_come_and_go(lab: Lab) -> None:
+    """Else the services answer to an address that is gone until their neighbour entry expires."""
+
+    def address() -> str:
+        links = ["nsenter", f"--net=/run/netns/{lab.plan.netns}", "ip", "-brief", "link", "show", "br0"]
+        return subprocess.run(links, capture_output=True, text=True, check=True).stdout.split()[2]
+
+    before = address()
+    machine = lab.fresh_vps()
+    during = address()
+    lab.remove_vps(machine)
+    assert [during, address()] == [before, before]
