@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sysconfig
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -70,7 +71,10 @@ def down(lab: str, say: Progress) -> list[str]:
         if not state.labs():
             removed += network.restore_sysctls()
             machines.forget_runtime()
-            shutil.rmtree(LABS, ignore_errors=True)
+            network.BEFORE.unlink(missing_ok=True)
+            state.ALL_LABS.unlink(missing_ok=True)  # who waits for it sees that it has gone, and makes it again
+            with suppress(OSError):  # a lab that starts at this moment has its folder there
+                LABS.rmdir()
     for line in removed:
         say(f"removed {line}")
     say(f"lab {lab} is down" if removed else f"lab {lab} was not there: nothing to remove")

@@ -139,8 +139,12 @@ def locked(lab: str, say: Progress) -> Iterator[None]:
 def _held(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock file that may be removed by its holder: then the file is made, and held, again."""
     while True:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with path.open("a+") as lock:
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = path.open("a+")
+        except FileNotFoundError:  # the folder went while it was made: its last lab came down
+            continue
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
