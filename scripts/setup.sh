@@ -15,6 +15,15 @@ refuse() {
   exit 1
 }
 
+# logged COMMAND...: quiet when it works; when it fails its last lines are shown and nothing goes on.
+logged() {
+  local log="$cache/setup.log"
+  mkdir -p "$cache"
+  "$@" >"$log" 2>&1 && return
+  tail -n 15 "$log" >&2
+  refuse "$1 failed; the whole log is in $log. Check the machine's package sources, then run this again."
+}
+
 require_this_system() {
   [ "$(id -u)" = 0 ] || refuse "this needs root: it installs packages and makes network namespaces for the lab." \
     "Run it again as root, for example: sudo make ${1:-setup}"
@@ -35,14 +44,9 @@ install_packages() {
   done
   [ ${#missing[@]} = 0 ] && return
   say "installing Debian packages (about a minute): ${missing[*]}"
-  mkdir -p "$cache"
-  local log="$cache/apt.log"
   export DEBIAN_FRONTEND=noninteractive
-  if ! { apt-get -q -o DPkg::Lock::Timeout=300 update &&
-    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
-    tail -n 15 "$log" >&2
-    refuse "apt-get failed; the whole log is in $log. Check the machine's package sources, then run this again."
-  fi
+  logged apt-get -q -o DPkg::Lock::Timeout=300 update
+  logged apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}"
 }
 
 # make_venv DIRECTORY REQUIREMENTS...: a virtual environment holding exactly these hash-pinned packages.
@@ -58,9 +62,7 @@ make_venv() {
   "$python" -m venv "$directory"
   local arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
-  "$directory/bin/pip" install -q --disable-pip-version-check --no-input --require-hashes "${arguments[@]}" 2>&1 |
-    grep -v '^ *DEPRECATION' >&2 || true
-  [ "${PIPESTATUS[0]}" = 0 ] || refuse "pip could not install the locked packages; see its message above."
+  logged "$directory/bin/pip" install -q --disable-pip-version-check --no-input --require-hashes "${arguments[@]}"
   printf '%s\n' "$wanted" >"$stamp"
 }
 
