@@ -6,7 +6,6 @@ not read one, so `Problems` pass through as their own text.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -52,11 +51,6 @@ def progress(message: str) -> None:
     with grpc.insecure_channel(sys.argv[-1]) as channel:
         request = engine_pb2.LogRequest(severity=engine_pb2.INFO, message=message)
         engine_pb2_grpc.EngineStub(channel).Log(request, timeout=5)
-
-
-def project_path(path: str) -> str:
-    """`path` as it stands in the settings, relative to the project's folder."""
-    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), path)
 
 
 class Provider(ResourceProvider):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 import pulumi
 
@@ -17,9 +18,12 @@ from standards import ownership
 from standards.records import Record, wanted_records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from components.settings import HostSettings, Settings
+    from standards.records import Wave
+
+NO_KEYS: Final[Mapping[tuple[str, str], DkimKey]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +57,11 @@ class MailServer(pulumi.ComponentResource):
         # Wave 2: addresses, then their names; keys, then their records; then all of it seen everywhere.
         keys = {key: DkimKey(f"{key[0]}/dkim-key/{key[1]}", domain=key[0], selector=key[1], opts=self._child())
                 for key in self._dkim_keys()}  # fmt: skip
-        host_dns = [HostDns(host.name, self._dns("host", gates, host=host.name), self._child())
+        host_dns = [HostDns(host.name, self._dns("host", host.name, gates), self._child())
                     for host in settings.hosts]  # fmt: skip
         published = [record for dns in host_dns for record in dns.published]
         reverse = [self._reverse_dns(host, published) for host in settings.hosts]
-        identity = [MailDns(f"{domain.name}/identity", self._dns("identity", gates, domain.name, keys=keys),
+        identity = [MailDns(f"{domain.name}/identity", self._dns("identity", domain.name, gates, keys),
                             self._child()) for domain in settings.domains]  # fmt: skip
         propagated = self._propagated([*host_dns, *identity])
 
@@ -68,7 +72,7 @@ class MailServer(pulumi.ComponentResource):
         # A run that stopped half-way may go on days later: the zone is read again before MX and DMARC.
         late = [record for record in self._records if record.wave == "mail"]
         open_zones = self._zone_gates(late, "mail-", services)
-        mail = [MailDns(f"{domain.name}/mail", self._dns("mail", open_zones, domain.name), self._child())
+        mail = [MailDns(f"{domain.name}/mail", self._dns("mail", domain.name, open_zones), self._child())
                 for domain in settings.domains]  # fmt: skip
         self.values = [value for dns in (*host_dns, *identity, *mail) for value in dns.values]
         self.register_outputs({})
@@ -108,10 +112,16 @@ class MailServer(pulumi.ComponentResource):
     def _dkim_keys(self) -> list[tuple[str, str]]:
         return [record.dkim for record in self._records if record.dkim is not None and record.content is None]
 
-    def _dns(self, wave: str, after: Sequence[pulumi.Resource], domain: str | None = None, **more: Any) -> DnsArgs:
-        owner = more.pop("host", None) or domain
+    def _dns(
+        self,
+        wave: Wave,
+        owner: str,
+        after: Sequence[pulumi.Resource],
+        keys: Mapping[tuple[str, str], DkimKey] = NO_KEYS,
+    ) -> DnsArgs:
+        """The records of one host or domain in one wave."""
         records = [record for record in self._records if record.wave == wave and record.owner == owner]
-        return DnsArgs(records=records, stack=self._settings.stack, after=after, **more)
+        return DnsArgs(records=records, stack=self._settings.stack, after=after, keys=keys)
 
     def _reverse_dns(self, host: HostSettings, published: Sequence[pulumi.Resource]) -> pulumi.Resource:
         args = ReverseDnsArgs(
@@ -136,7 +146,7 @@ class MailServer(pulumi.ComponentResource):
             address: pulumi.Output.secret(password.get_secret_value())
             for address, password in self._settings.passwords.items()
         }
-        domains = [domain.name for domain in self._settings.domains if domain.mail != "none"]
+        domains = [domain.name for domain in self._settings.served]
         return Users("users", domains=domains, passwords=passwords, opts=self._child())
 
     def _service(

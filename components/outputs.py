@@ -70,8 +70,7 @@ def _dkim(settings: Settings, server: MailServer) -> list[dict[str, Any]]:
             "name": contents[domain.name, key.selector][0],
             "record": contents[domain.name, key.selector][1],
         }
-        for domain in settings.domains
-        if domain.mail != "none"
+        for domain in settings.served
         for key in domain.dkim
     ]
 

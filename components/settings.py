@@ -148,6 +148,11 @@ class HostSettings(_Settings):
         examples=['"0123456789abcdef0123456789abcdef"'],
     )
 
+    @property
+    def address(self) -> str:
+        """Where it is reached: its IPv4 address, else its IPv6 one."""
+        return str(self.ipv4 or self.ipv6)
+
 
 class SpfSettings(_Settings):
     """What else may send for a domain beside our hosts, and what happens to the rest."""
@@ -355,6 +360,11 @@ class Settings(_Options):
             cloudflare=cloudflare,
             **{name: getattr(options, name) for name in _Options.model_fields},
         )
+
+    @property
+    def served(self) -> tuple[DomainSettings, ...]:
+        """The domains whose mail we handle: all but the silent ones."""
+        return tuple(domain for domain in self.domains if domain.mail != "none")
 
     def warnings(self) -> list[Finding]:
         """What works but deserves a word."""

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from operations import processes, recovery, stacks
 from standards.finding import Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STACK = "dev"
@@ -59,22 +60,18 @@ def up(since: float) -> None:
     """Converge everything; a second run changes nothing. `since` is when the command began."""
     say("starting the small internet (lab)")
     lab("up")
-    for address in _addresses():
+    status = lab_status()
+    vps, receiver = status["vps"][0], status["receiver"]
+    for address in filter(None, (vps["ipv4"], vps["ipv6"])):
         lab("ptr", address, HOST)  # as a person would at the hosting provider
     say("pulumi up, stack dev: the same program as production")
     recovery.ensure(STACK)
     recovery.recover(STACK)
     pulumi("up", "--yes", "--skip-preview", "--suppress-outputs")
-    receiver = lab_status()["receiver"]
     for port in PORTS:
         say(f"sending a test message through port {port}")
         run(sys.executable, "-m", "scripts.send_test", "--stack", STACK, "--to", receiver, "--port", str(port))
     _what_next(time.time() - since, receiver)
-
-
-def _addresses() -> Iterator[str]:
-    vps = lab_status()["vps"][0]
-    yield from (address for address in (vps["ipv4"], vps["ipv6"]) if address)
 
 
 def _what_next(seconds: float, receiver: str) -> None:
@@ -90,7 +87,7 @@ The mail server works: every check above passed ({seconds:.0f} s).
   production      see "Production" in README.md""")
 
 
-def down(_since: float) -> None:
+def down() -> None:
     """Destroy the stack while its lab still answers, then the lab; each may be gone already."""
     if lab_status().get("up") and recovery.exists(STACK):
         say("pulumi destroy, stack dev")
@@ -100,7 +97,7 @@ def down(_since: float) -> None:
     lab("down")
 
 
-def env(_since: float) -> None:
+def env() -> None:
     """Print what a shell needs to run `pulumi` on the dev stack by hand."""
     program, environment = stacks.command(STACK)
     print(f'export PATH={shlex.quote(str(Path(program).parent))}:"$PATH"')
@@ -116,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--since", type=float, default=time.time(), help="when the command began, in seconds")
     chosen = parser.parse_args(arguments)
     try:
-        {"up": up, "down": down, "env": env}[chosen.action](chosen.since)
+        actions: dict[str, Callable[[], None]] = {"up": partial(up, chosen.since), "down": down, "env": env}
+        actions[chosen.action]()
     except Failed as step:
         print(
             f"\nstopped at: {step}. Its message stands above; correct what it names, then run this again.",

@@ -54,17 +54,17 @@ class Zone:
     zone_id: str
     base_url: str | None = None
 
-    def verify(self, domain: str) -> list[Finding]:
-        """What keeps token and zone id from serving `domain`; one clear finding each, empty when fine."""
+    def verify(self, *domains: str) -> list[Finding]:
+        """What keeps token and zone id from serving `domains`; one clear finding each, empty when fine."""
         try:
-            zone = self._get("")["result"]
+            zone = self._call("")["result"]
         except ApiError as error:
-            return [self._explain(error, domain)]
+            return [self._explain(error, domain) for domain in domains]
         except OSError as error:
             return [self._unreachable(error)]
         name = str(zone["name"]).lower()
-        if domain != name and not domain.endswith(f".{name}"):
-            return [self._other_zone(domain, name)]
+        if strangers := [domain for domain in domains if domain != name and not domain.endswith(f".{name}")]:
+            return [self._other_zone(domain, name) for domain in strangers]
         if zone.get("status") not in SERVED_STATES:
             return [self._not_served(name, str(zone["status"]))]
         return []
@@ -75,7 +75,7 @@ class Zone:
         try:
             for page in range(1, 1000):
                 query = urllib.parse.urlencode({"page": page, "per_page": PER_PAGE})
-                answer = self._get(f"/dns_records?{query}")
+                answer = self._call(f"/dns_records?{query}")
                 found += answer["result"]
                 last = (answer.get("result_info") or {}).get("total_pages")
                 if not answer["result"] or (last is not None and page >= last):
@@ -90,11 +90,11 @@ class Zone:
     def remove(self, record_id: str) -> None:
         """Delete one record; for what a lost run of ours made. Raises `Problems`."""
         try:
-            self._get(f"/dns_records/{urllib.parse.quote(record_id)}", method="DELETE")
+            self._call(f"/dns_records/{urllib.parse.quote(record_id)}", method="DELETE")
         except ApiError as error:
             raise Problems("a record could not be removed", [self._explain(error, record_id)]) from None
 
-    def _get(self, path: str, method: str = "GET") -> dict[str, Any]:
+    def _call(self, path: str, method: str = "GET") -> dict[str, Any]:
         """The answer to one request; asked again when the API is busy, as its own client does."""
         for attempt in range(ATTEMPTS):
             try:

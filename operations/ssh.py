@@ -10,12 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     import asyncssh
+
+    from components.settings import HostSettings
 
     _Keys = Sequence[asyncssh.SSHKey | asyncssh.SSHKeyPair]
 
@@ -34,6 +36,11 @@ class Target:
     host_key: str
     private_key: str | None = field(default=None, repr=False)
     sudo: bool = False
+
+    @classmethod
+    def of(cls, host: HostSettings, private_key: str | None) -> Target:
+        """The login that a host's settings describe; another user than root works through sudo."""
+        return cls(host.address, host.ssh.port, host.ssh.user, host.host_key, private_key, host.ssh.user != "root")
 
     def __str__(self) -> str:
         address = f"[{self.address}]" if ":" in self.address else self.address
@@ -204,25 +211,13 @@ def _problem(finding: Finding) -> Problems:
     return Problems(f"no way into {finding.subject}", [finding])
 
 
-def _finding(target: Target, finding_id: str, *, expected: str, found: str, why: str, fix: str) -> Finding:
-    return Finding(
-        severity="error",
-        id=finding_id,
-        subject=str(target),
-        expected=expected,
-        found=found,
-        why=why,
-        fix=fix,
-    )
-
-
 def _still_not(finding: Finding, seconds: float) -> Finding:
     found = f"{finding.found}; tried for {max(seconds, 1):.0f} s"
     return Finding(**{**finding.__dict__, "found": found})
 
 
 def _no_answer(target: Target, error: Exception) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.no-answer",
         expected="an SSH server that answers there",
@@ -234,7 +229,7 @@ def _no_answer(target: Target, error: Exception) -> Finding:
 
 
 def _refused(target: Target) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.refused",
         expected="an SSH server that answers there",
@@ -245,7 +240,7 @@ def _refused(target: Target) -> Finding:
 
 
 def _wrong_key(target: Target, pinned: asyncssh.SSHKey, offered: asyncssh.SSHKey) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.wrong-host-key",
         expected=f"host key {pinned.get_fingerprint()} (mailroom:hosts[..].hostKey)",
@@ -257,7 +252,7 @@ def _wrong_key(target: Target, pinned: asyncssh.SSHKey, offered: asyncssh.SSHKey
 
 
 def _no_ed25519(target: Target, found: str) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.no-ed25519",
         expected="a host key of type ssh-ed25519 and current algorithms (OpenSSH 8 or newer)",
@@ -268,7 +263,7 @@ def _no_ed25519(target: Target, found: str) -> Finding:
 
 
 def _refused_login(target: Target, tried: str) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.login-refused",
         expected=f"a login as {target.user} with a key",
@@ -292,7 +287,7 @@ def _bad_private_key(error: Exception) -> Finding:
 
 
 def _no_sudo(target: Target, stderr: str) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.no-sudo",
         expected=f"sudo without a password for {target.user}",
@@ -303,7 +298,7 @@ def _no_sudo(target: Target, stderr: str) -> Finding:
 
 
 def _too_slow(target: Target, command: str, timeout: float) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.too-slow",
         expected=f"`{command[:60]}` to end within {timeout:.0f} s",
@@ -314,7 +309,7 @@ def _too_slow(target: Target, command: str, timeout: float) -> Finding:
 
 
 def _broken(target: Target, reason: str) -> Finding:
-    return _finding(
+    return error_about(
         target,
         "ssh.broken",
         expected="a connection that holds until the command ends",

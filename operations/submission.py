@@ -14,7 +14,7 @@ from email.utils import format_datetime, make_msgid
 from typing import TYPE_CHECKING
 
 from operations.dns import CouldNotTell, Resolver
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -199,20 +199,8 @@ def _problem(finding: Finding) -> Problems:
     return Problems("the message was not sent", [finding])
 
 
-def _finding(endpoint: Endpoint, finding_id: str, *, expected: str, found: str, why: str, fix: str) -> Finding:
-    return Finding(
-        severity="error",
-        id=finding_id,
-        subject=str(endpoint),
-        expected=expected,
-        found=found,
-        why=why,
-        fix=fix,
-    )
-
-
 def _unresolved(endpoint: Endpoint, found: str) -> Finding:
-    return _finding(
+    return error_about(
         endpoint,
         "submission.unresolved",
         expected=f"an address of {endpoint.host}",
@@ -223,7 +211,7 @@ def _unresolved(endpoint: Endpoint, found: str) -> Finding:
 
 
 def _unreachable(endpoint: Endpoint, failures: list[str]) -> Finding:
-    return _finding(
+    return error_about(
         endpoint,
         "submission.unreachable",
         expected=f"a server that listens on port {endpoint.port}",
@@ -242,7 +230,7 @@ def _bad_certificate(endpoint: Endpoint, error: ssl.SSLCertVerificationError) ->
     untrusted = ("untrusted", f"no CA we trust signed the certificate ({error.verify_message})", "its CA is wrong")
     kind, found, hint = kinds.get(error.verify_code, untrusted)
     trusted = endpoint.ca_file or "a CA of this system's store"
-    return _finding(
+    return error_about(
         endpoint,
         f"submission.certificate-{kind}",
         expected=f"a valid certificate for {endpoint.host}, signed by {trusted}",
@@ -254,7 +242,7 @@ def _bad_certificate(endpoint: Endpoint, error: ssl.SSLCertVerificationError) ->
 
 
 def _no_tls(endpoint: Endpoint, found: str) -> Finding:
-    return _finding(
+    return error_about(
         endpoint,
         "submission.no-tls",
         expected="TLS 1.2 or newer",
@@ -265,7 +253,7 @@ def _no_tls(endpoint: Endpoint, found: str) -> Finding:
 
 
 def _login_refused(endpoint: Endpoint, user: str, answer: str) -> Finding:
-    return _finding(
+    return error_about(
         endpoint,
         "submission.login",
         expected=f"{user} logs in with the password of mailroom:passwords",
@@ -276,7 +264,7 @@ def _login_refused(endpoint: Endpoint, user: str, answer: str) -> Finding:
 
 
 def _rejected(endpoint: Endpoint, what: str, answer: str) -> Finding:
-    return _finding(
+    return error_about(
         endpoint,
         "submission.rejected",
         expected=f"the server accepts {what}",
@@ -287,7 +275,7 @@ def _rejected(endpoint: Endpoint, what: str, answer: str) -> Finding:
 
 
 def _broke(endpoint: Endpoint, found: str) -> Finding:
-    return _finding(
+    return error_about(
         endpoint,
         "submission.broken",
         expected="a connection that holds until the message is accepted",

@@ -101,14 +101,7 @@ class Trial:
 
     def _target(self) -> Target:
         secret = self.settings.ssh_private_key
-        return Target(
-            address=str(self.host.ipv4 or self.host.ipv6),
-            port=self.host.ssh.port,
-            user=self.host.ssh.user,
-            host_key=self.host.host_key,
-            private_key=secret.get_secret_value() if secret else None,
-            sudo=self.host.ssh.user != "root",
-        )
+        return Target.of(self.host, secret.get_secret_value() if secret else None)
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

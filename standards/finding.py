@@ -59,6 +59,13 @@ class Invalid(ValueError):  # noqa: N818  (it says what the value is)
         )
 
 
+def error_about(subject: object, finding_id: str, *, expected: str, found: str, why: str, fix: str) -> Finding:
+    """An error about a thing that shows as its own subject, such as a host's login or a port."""
+    return Finding(
+        severity="error", id=finding_id, subject=str(subject), expected=expected, found=found, why=why, fix=fix
+    )
+
+
 class Problems(Exception):  # noqa: N818  (it carries findings, it is not one error)
     """Everything that is wrong, said at once; `str()` is what a person reads."""
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.dynamic_provider import project_path
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from components.host import Host
     from components.settings import AcmeSettings
+
+PROJECT = Path(__file__).resolve().parents[2]  # paths in the settings start here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Certificate(pulumi.ComponentResource):
         payload: dict[str, Any] = {
             "email": acme.email,
             "directory": acme.directory_url,
-            "ca_pem": Path(project_path(acme.ca_file)).read_text(encoding="utf-8") if acme.ca_file else None,
+            "ca_pem": (PROJECT / acme.ca_file).read_text(encoding="utf-8") if acme.ca_file else None,
             "api_base": args.api_base,
             "token": pulumi.Output.secret(acme.token.get_secret_value()),
             "propagation_seconds": acme.propagation_seconds,

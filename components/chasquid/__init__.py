@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ class ChasquidArgs:
     host_settings: HostSettings
     host: Host
     certificate: Certificate
-    certificate_names: Mapping[str, list[str]]
+    certificate_names: dict[str, list[str]]
     keys: Mapping[tuple[str, str], DkimKey]
     users: Users
     before_signing: Sequence[pulumi.Resource]
@@ -74,7 +73,7 @@ class Chasquid(pulumi.ComponentResource):
                 "binary": release.directory_name,
                 "hostname": args.host_settings.name,
                 "domains": domains,
-                "certificates": json.loads(json.dumps(args.certificate_names)),
+                "certificates": args.certificate_names,
                 "directory": settings.acme.directory_url,  # another CA: another certificate to serve
             },
             parent=self,

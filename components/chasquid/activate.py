@@ -48,6 +48,7 @@ START_LIMIT = 15  # seconds until a restarted server must answer on every port
 RELOAD_LIMIT = 1  # seconds; a reload that fails ends the process at once
 LISTS = re.compile(r"domains/([^/]+)/(users|aliases)")  # chasquid re-reads these without a restart
 LOG_PREFIX = re.compile(r"^\S+ +[a-z_]+\.go:\d+ +")
+STAGE_AGAIN = "stage it again: `pulumi up --replace <URN of the step>`, see `pulumi stack --show-urns`"
 FATAL = "☠"  # how chasquid marks the line it ends with
 
 
@@ -102,7 +103,7 @@ def content(wanted: dict[str, Any]) -> tuple[dict[str, tuple[bytes, int]], dict[
     if strangers := sorted(domains - set(wanted["domains"]) if wanted["domains"] else ()):
         hostlib.fail(
             f"files for {', '.join(strangers)} are staged", f"expected domains {', '.join(wanted['domains'])} only",
-            "stage it again: `pulumi up --replace <URN of the step>`, see `pulumi stack --show-urns`",
+            STAGE_AGAIN,
         )  # fmt: skip
     links = {"certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"])}
     for domain in sorted(domains.union(wanted["domains"])):
@@ -119,7 +120,7 @@ def staged_files(wanted: dict[str, Any]) -> Iterator[tuple[str, tuple[bytes, int
             hostlib.fail(
                 f"{staged} is missing",
                 "expected the staged files",
-                "stage it again: `pulumi up --replace <URN of the step>`, see `pulumi stack --show-urns`",
+                STAGE_AGAIN,
             )
         for path, mode in json.loads((staged / ".modes.json").read_text(encoding="utf-8")).items():
             yield path, ((staged / path).read_bytes(), int(mode, 8))

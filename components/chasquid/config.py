@@ -45,11 +45,10 @@ def plain_files(settings: Settings, host: HostSettings) -> Files:
         "chasquid.service": _file(UNIT.read_text(encoding="utf-8").splitlines(), "0644"),
         "no-local-delivery": _file(REFUSE_LOCAL.read_text(encoding="utf-8").splitlines(), "0755"),
     }
-    for domain in settings.domains:
-        if domain.mail != "none":
-            text = aliases.render(aliases.lines(domain, settings.acme.email))
-            files[f"domains/{domain.name}/aliases"] = _file(text.splitlines())
-    if not served_domains(settings):
+    for domain in settings.served:
+        text = aliases.render(aliases.lines(domain, settings.acme.email))
+        files[f"domains/{domain.name}/aliases"] = _file(text.splitlines())
+    if not settings.served:
         # chasquid refuses to start with an empty domains directory.
         files[f"domains/{host.name}/aliases"] = _file([])
     return files
@@ -68,18 +67,12 @@ def secret_files(users: Mapping[str, str], keys: Mapping[tuple[str, str], str]) 
 
 def served_domains(settings: Settings) -> list[str]:
     """The domains chasquid takes mail from and for."""
-    return [domain.name for domain in settings.domains if domain.mail != "none"]
+    return [domain.name for domain in settings.served]
 
 
 def active_keys(settings: Settings) -> list[tuple[str, str]]:
     """(domain, selector) of every key that signs."""
-    return [
-        (domain.name, key.selector)
-        for domain in settings.domains
-        if domain.mail != "none"
-        for key in domain.dkim
-        if key.stage == "active"
-    ]
+    return [(domain.name, key.selector) for domain in settings.served for key in domain.dkim if key.stage == "active"]
 
 
 def digest(files: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ class ZoneGateProvider(Provider):
 
         progress(f"checking the zone of {', '.join(inputs['names'])}")
         zone = cloudflare.Zone(inputs["token"], inputs["zone_id"], inputs.get("base_url"))
-        findings = [finding for name in inputs["names"] for finding in zone.verify(name)]
+        findings = zone.verify(*inputs["names"])
         if not findings:
             findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
         errors = [finding for finding in findings if finding.severity == "error"]

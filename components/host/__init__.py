@@ -37,19 +37,16 @@ class HostArgs:
 class Host(pulumi.ComponentResource):
     """A machine that already exists: its gate, its scripts, its packages, and the order of steps on it.
 
-    `gate` is what everything that changes anything waits for; `prepared` is the last step of the preparation.
+    `gate` is what everything that changes anything waits for.
     """
 
     gate: HostGate
-    prepared: pulumi.Resource
-    address: str
 
     def __init__(self, name: str, args: HostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("mailroom:index:Host", name, None, opts)
         self._settings = args.settings
-        self.address = str(args.settings.ipv4 or args.settings.ipv6)
         self._connection = remote.ConnectionArgs(
-            host=self.address,
+            host=args.settings.address,
             port=float(args.settings.ssh.port),
             user=args.settings.ssh.user,
             host_key=args.settings.host_key,
@@ -60,8 +57,8 @@ class Host(pulumi.ComponentResource):
         self.gate = HostGate(f"{name}/gate", settings=args.settings, private_key=args.private_key, opts=self._child(()))
         scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
         self._last: pulumi.Resource = scripts
-        self.prepared = self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)
-        self.register_outputs({"address": self.address})
+        self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)
+        self.register_outputs({"address": args.settings.address})
 
     def step(
         self,

@@ -11,7 +11,6 @@ from pathlib import Path
 COMPONENTS = Path(__file__).resolve().parent.parent
 # Host scripts carry a shebang; what they import from one another on the host does not.
 LIBRARIES = ("host/hostlib.py",)
-NOT_BUNDLED = "install_scripts.sh"  # it brings the bundle
 DIRECTORY = "/usr/local/lib/mailroom"
 
 
@@ -29,18 +28,14 @@ class Bundle:
 
 
 def is_host_script(path: Path) -> bool:
-    """Whether `path` runs on hosts: it says so in its first line."""
-    return path.suffix in {".py", ".sh"} and path.read_text(encoding="utf-8").startswith("#!")
+    """Whether `path` runs on hosts: it says so in its first line (install_scripts.sh brings the bundle itself)."""
+    return path.read_text(encoding="utf-8").startswith("#!")
 
 
 @cache
 def bundle() -> Bundle:
     """Collect the scripts of every part; two of one name are a programming error."""
-    paths = [
-        path
-        for path in sorted(COMPONENTS.glob("*/*"))
-        if path.is_file() and path.name != NOT_BUNDLED and is_host_script(path)
-    ]
+    paths = [path for path in sorted(COMPONENTS.glob("*/*.py")) if is_host_script(path)]
     paths += [COMPONENTS / name for name in LIBRARIES]
     files = {path.name: path.read_text(encoding="utf-8") for path in paths}
     if len(files) != len(paths):

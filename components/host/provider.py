@@ -38,14 +38,7 @@ class HostGateProvider(Provider):
         from operations import ssh
 
         host = HostSettings.model_validate_json(inputs["settings"])
-        target = ssh.Target(
-            address=str(host.ipv4 or host.ipv6),
-            port=host.ssh.port,
-            user=host.ssh.user,
-            host_key=host.host_key,
-            private_key=inputs.get("private_key"),
-            sudo=host.ssh.user != "root",
-        )
+        target = ssh.Target.of(host, inputs.get("private_key"))
         progress(f"checking host {host.name} at {target.address}")
         answer = ssh.run(target, "python3 -", input=FACTS.read_text(encoding="utf-8"), wait=20)
         if answer.exit_status:

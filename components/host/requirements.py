@@ -62,8 +62,7 @@ def judge(facts: Facts, host: HostSettings, now: float) -> list[Finding]:
 
 
 def _finding(host: HostSettings, severity: Severity, check: str, **text: str) -> Finding:
-    address = str(host.ipv4 or host.ipv6)
-    return Finding(severity=severity, id=f"host-{check}", subject=f"{host.name} ({address})", **text)
+    return Finding(severity=severity, id=f"host-{check}", subject=f"{host.name} ({host.address})", **text)
 
 
 def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
