@@ -11,12 +11,13 @@ from pathlib import Path
 COMPONENTS = Path(__file__).resolve().parent.parent
 # Host scripts carry a shebang; what they import from one another on the host does not.
 LIBRARIES = ("host/hostlib.py",)
+PACKAGES = {"policy": "chasquid/policy"}  # folder in the bundle -> the package it holds
 DIRECTORY = "/usr/local/lib/mailroom"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """All host scripts by file name; `digest` changes with any of them."""
+    """All host scripts by file name, packages by `folder/file`; `digest` changes with any of them."""
 
     files: dict[str, str]
     digest: str
@@ -40,5 +41,8 @@ def bundle() -> Bundle:
     files = {path.name: path.read_text(encoding="utf-8") for path in paths}
     if len(files) != len(paths):
         raise ValueError(f"two host scripts share a file name: {sorted(path.name for path in paths)}")
+    for folder, package in PACKAGES.items():
+        modules = sorted((COMPONENTS / package).glob("*.py"))
+        files |= {f"{folder}/{path.name}": path.read_text(encoding="utf-8") for path in modules}
     text = json.dumps(files, sort_keys=True)
     return Bundle(files, hashlib.sha256(text.encode()).hexdigest()[:12])

@@ -13,16 +13,20 @@ import json, os, shutil, sys
 target = sys.argv[1]
 parent = os.path.dirname(target)
 files = json.load(sys.stdin)["files"]
+os.umask(0o022)  # services that are not root run some of them
 os.makedirs(parent, mode=0o755, exist_ok=True)
 if not os.path.isdir(target):
     fresh = target + ".new"
     shutil.rmtree(fresh, ignore_errors=True)
     os.mkdir(fresh, 0o755)
     for name, text in files.items():
-        path = os.path.join(fresh, os.path.basename(name))
+        folder, base = os.path.split(name)
+        folder = os.path.join(fresh, os.path.basename(folder))
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, base)
         with open(path, "w", encoding="utf-8") as out:
             out.write(text)
-        os.chmod(path, 0o755)
+        os.chmod(path, 0o755 if text.startswith("#!") else 0o644)
     os.rename(fresh, target)
 link = os.path.join(parent, "current")
 fresh = link + ".new"
