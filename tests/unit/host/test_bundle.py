@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.host import INSTALL_SCRIPTS
-from components.host import bundle as subject
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+subject = importlib.import_module("components.host.bundle")  # the package has a function of that name
 FILES = {"run.py": "#!/usr/bin/python3\n", "lib.py": "A = 1\n", "policy/service.py": "B = 2\n"}
 
 
