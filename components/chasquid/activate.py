@@ -17,22 +17,25 @@ import json
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from components.certificates import deploy_hook
+    from components.chasquid import policy_units
+    from components.chasquid import probe as client
     from components.host import hostlib
 else:
     import deploy_hook
     import hostlib
+    import policy_units
+    import probe as client
 
 MAILROOM = Path("/etc/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom/chasquid")
@@ -42,10 +45,12 @@ PROC = Path("/proc")
 SERVICE = "chasquid.service"
 USER = GROUP = "chasquid"
 ADDRESS = "127.0.0.1"
+SCRIPTS = Path(__file__).resolve().parent  # this bundle, the sender policy's code in it
 LISTENERS = 3  # one a port: 25, 587, 465
 TRIAL_LIMIT = 20  # seconds until a trial listens or has ended
 START_LIMIT = 15  # seconds until a restarted server must answer on every port
 RELOAD_LIMIT = 1  # seconds; a reload that fails ends the process at once
+NOT_CHASQUIDS = {"probe.json", "policy.json", "scripts", policy_units.SOCKET, policy_units.SERVICE}
 LISTS = re.compile(r"domains/([^/]+)/(users|aliases)")  # chasquid re-reads these without a restart
 LOG_PREFIX = re.compile(r"^\S+ +[a-z_]+\.go:\d+ +")
 STAGE_AGAIN = "stage it again: `pulumi up --replace <URN of the step>`, see `pulumi stack --show-urns`"
@@ -60,14 +65,15 @@ def main() -> None:
     current = MAILROOM / "current"
     if not reasons and current.resolve() == release:
         accept(release)
-        hostlib.finish(["chasquid enabled at boot"] if enable() else [])
+        hostlib.finish([*policy_units.converge(release), *(["chasquid enabled at boot"] if enable() else [])])
     if error := try_out(release):
         refuse(release, error)
     switch = restart if reasons else reload
     if problems := switch(release) or probe_until(START_LIMIT, release):
         go_back(release, problems)
     accept(release)
-    how = f"chasquid restarted once ({reasons[0]})" if reasons else "users and aliases re-read without a restart"
+    without = "users, aliases and limits re-read without a restart"
+    how = f"chasquid restarted once ({reasons[0]})" if reasons else without
     hostlib.finish([f"release {release.name} activated", how])
 
 
@@ -79,7 +85,7 @@ def build(wanted: dict[str, Any]) -> Path:
 
     One that was changed by hand is left to the process that may use it; the release gets a second name then.
     """
-    identity = {key: wanted[key] for key in ("plain", "secret", "binary", "domains")}
+    identity = {key: wanted[key] for key in ("plain", "secret", "binary", "domains")} | {"scripts": str(SCRIPTS)}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     for folder in (MAILROOM, MAILROOM / "releases"):
         hostlib.make_directory(folder, 0o750, group=GROUP)
@@ -105,8 +111,10 @@ def content(wanted: dict[str, Any]) -> tuple[dict[str, tuple[bytes, int]], dict[
             f"files for {', '.join(strangers)} are staged", f"expected domains {', '.join(wanted['domains'])} only",
             STAGE_AGAIN,
         )  # fmt: skip
-    links = {"certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"])}
-    for domain in sorted(domains.union(wanted["domains"])):
+    links = {"certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"]), "scripts": str(SCRIPTS)}
+    files[f"domains/{client.DOMAIN}/users"] = (client.users_file(), 0o640)
+    files[f"domains/{client.DOMAIN}/aliases"] = (b"", 0o640)
+    for domain in sorted(domains.union(wanted["domains"], {client.DOMAIN})):
         for name in ("users", "aliases"):
             links[f"domains/{domain}/{name}"] = str(MAILROOM / "current" / "lists" / domain / name)
     return {LISTS.sub(r"lists/\1/\2", path): file for path, file in files.items()}, links
@@ -272,7 +280,7 @@ def fingerprint(release: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(release.rglob("*")):
         name = str(path.relative_to(release))
-        if name == "probe.json" or name.startswith("lists/"):
+        if name in NOT_CHASQUIDS or name.startswith("lists/"):
             continue
         if path.is_symlink():
             digest.update(f"{name}\0{path.readlink()}\0".encode())
@@ -297,6 +305,7 @@ def restart(release: Path) -> list[str]:
     hostlib.make_directory(PENDING.parent, 0o755)
     PENDING.touch()
     hostlib.point(MAILROOM / "current", f"releases/{release.name}")
+    policy_units.converge(release)  # before chasquid asks it
     hostlib.write_file(UNIT, (release / "chasquid.service").read_bytes(), 0o644)
     hostlib.run(["systemctl", "daemon-reload"])
     enable()
@@ -309,6 +318,7 @@ def reload(release: Path) -> list[str]:
     """Only users or aliases changed: swap and let chasquid re-read; the process stays the same."""
     before = main_pid()
     hostlib.point(MAILROOM / "current", f"releases/{release.name}")
+    policy_units.converge(release)
     hostlib.run(["systemctl", "kill", "--signal=HUP", "--kill-who=main", SERVICE])
     time.sleep(RELOAD_LIMIT)
     return [] if main_pid() == before else ["the process ended when it re-read its users and aliases"]
@@ -375,18 +385,8 @@ def probe_until(limit: float, release: Path) -> list[str]:
 
 
 def probe(release: Path) -> list[str]:
-    """What a client sees that it should not: banners, AUTH without TLS, certificates; or another program runs."""
-    facts = json.loads((release / "probe.json").read_text(encoding="utf-8"))
-    hostname = facts["hostname"]
-    problems = other_program(release)
-    for port in deploy_hook.STARTTLS:
-        try:
-            problems += speaks_before_tls(port, hostname)
-        except OSError as error:
-            problems.append(f"port {port} does not answer: {error}")
-    if problems:
-        return problems
-    return deploy_hook.unserved([deploy_hook.directory_of(name, hostname) for name in facts["certificates"]], hostname)
+    """What is wrong with what runs: another program, or something a client sees."""
+    return other_program(release) or client.seen(release)
 
 
 def other_program(release: Path) -> list[str]:
@@ -397,34 +397,6 @@ def other_program(release: Path) -> list[str]:
     except OSError:
         found = "nothing"
     return [] if found == str(expected) else [f"{found} runs, expected {expected}"]
-
-
-def speaks_before_tls(port: int, hostname: str) -> list[str]:
-    """The banner names us; AUTH is neither offered nor accepted before TLS (RFC 4954 section 4)."""
-    problems = []
-    with (
-        socket.create_connection((ADDRESS, port), timeout=5) as connection,
-        connection.makefile("rb") as lines,
-    ):
-        if not (banner := reply(lines)).startswith(f"220 {hostname} "):
-            problems.append(f"port {port} greets with {banner[:80]!r}, expected {hostname}")
-        connection.sendall(b"EHLO localhost\r\n")
-        if "AUTH" in reply(lines).upper():
-            problems.append(f"port {port} offers AUTH without TLS")
-        connection.sendall(b"AUTH PLAIN AG5vYm9keQBub3RoaW5n\r\n")
-        if not (answer := reply(lines)).startswith(("4", "5")):
-            problems.append(f"port {port} takes AUTH without TLS: {answer[:80]!r}")
-    return problems
-
-
-def reply(lines: BinaryIO) -> str:
-    """One SMTP reply with all its lines (RFC 5321 section 4.2)."""
-    text = ""
-    while line := lines.readline(1000).decode(errors="replace"):
-        text += line
-        if line[3:4] != "-":
-            return text
-    raise OSError("the connection ended before a reply")
 
 
 if __name__ == "__main__":

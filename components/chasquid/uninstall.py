@@ -20,14 +20,15 @@ else:
     import hostlib
 
 SERVICE = "chasquid.service"
-UNIT = Path("/etc/systemd/system/chasquid.service")
+UNITS = Path("/etc/systemd/system")
+POLICY = ("mailroom-policy.socket", "mailroom-policy.service")
 DRAIN = Path("/run/systemd/system/chasquid.service.d/drain.conf")
 MAILROOM = Path("/etc/mailroom")
 RUNTIME = Path("/run/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom")
 QUEUE = Path("/var/lib/chasquid/queue")
 LETSENCRYPT = Path("/etc/letsencrypt")
-RENEWAL = Path("/etc/systemd/system/certbot.service.d/mailroom.conf")
+RENEWAL = UNITS / "certbot.service.d" / "mailroom.conf"
 # Nothing outside knows these ports, and no program of the host submits there.
 PORTS = {"smtp_address": 1025, "submission_address": 1587, "submission_over_tls_address": 1465}
 
@@ -42,6 +43,7 @@ def main() -> None:
     hostlib.run(["systemctl", "disable", "--now", SERVICE])
     if queued() and (MAILROOM / "current").exists():
         drain(payload["drain_seconds"])
+    hostlib.run(["systemctl", "disable", "--now", *POLICY])
     removed = [path for path in ours() if remove(path)]
     hostlib.run(["systemctl", "daemon-reload"])
     hostlib.run(["systemctl", "reset-failed", SERVICE])
@@ -64,7 +66,8 @@ def ours() -> list[Path]:
     """All that goes; the unit first, so that nothing starts again, our scripts last: this is one of them."""
     hooks = sorted((LETSENCRYPT / "renewal-hooks" / "deploy").glob("mailroom-*"))
     token = LETSENCRYPT / "mailroom" / "cloudflare.ini"
-    return [UNIT, DRAIN.parent, *hooks, RENEWAL, token, MAILROOM, RUNTIME, PROGRAMS]
+    units = [UNITS / name for name in (SERVICE, *POLICY)]
+    return [*units, DRAIN.parent, *hooks, RENEWAL, token, MAILROOM, RUNTIME, PROGRAMS]
 
 
 def queued() -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 ROOMS = ("host", "certificates", "chasquid")
-SCRIPTS = ("stage", "install_binary", "activate", "verify_users", "uninstall")
+SCRIPTS = ("probe", "policy_units", "stage", "install_binary", "activate", "verify_users", "uninstall")
 CHANGING = ("restart", "start", "stop", "kill", "enable", "disable", "daemon-reload")
 
 
@@ -44,16 +44,29 @@ class Systemd:
     pid: int = 0
     enabled: bool = False
     reread: Path | None = None  # where the running process has read its lists from
+    policy: list[str] = field(default_factory=list)  # what was asked about the sender policy's units
 
     def run(self, argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         if argv[0] != "systemctl":
             return subprocess.CompletedProcess(argv, 0, "", "")
         verb = argv[1]
+        if any(unit.startswith("mailroom-policy") for unit in argv):
+            self.policy += [verb] * (verb in CHANGING)
+            return self.policy_units(argv)
         if verb in CHANGING:
             self.said.append(verb)
         answer = getattr(self, f"do_{verb.replace('-', '_')}", lambda _: 0)(argv)
         status, text = answer if isinstance(answer, tuple) else (answer, "")
         return subprocess.CompletedProcess(argv, status, text, "")
+
+    def policy_units(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
+        process = self.root / "proc" / "9"
+        if argv[1:] == ["restart", "mailroom-policy.service"]:
+            process.mkdir(exist_ok=True)
+            (process / "cwd").unlink(missing_ok=True)
+            (process / "cwd").symlink_to((self.root / "etc/mailroom/current/scripts").readlink())
+        state = "active" if process.is_dir() else "inactive"
+        return subprocess.CompletedProcess(argv, 0, f"ActiveState={state}\nMainPID=9\n", "")
 
     def do_show(self, _: list[str]) -> tuple[int, str]:
         return 0, f"ActiveState={'active' if self.pid else 'inactive'}\nMainPID={self.pid}\n"

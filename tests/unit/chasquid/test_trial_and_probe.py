@@ -128,7 +128,7 @@ GOOD = {
 def test_the_probe_sees_a_wrong_banner_and_authentication_without_tls(
     host: FakeHost, smtp: Callable[[dict[bytes, bytes]], int], answers: dict[bytes, bytes], problem: str | None
 ) -> None:
-    found = host.modules["activate"].speaks_before_tls(smtp({**GOOD, **answers}), HOSTNAME)
+    found = host.modules["probe"].speaks_before_tls(smtp({**GOOD, **answers}), HOSTNAME)
     assert len(found) == (0 if problem is None else 1)
     assert problem is None or problem in found[0]
 

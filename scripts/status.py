@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Show how the mail server of a stack is: services, queue, suspended users, and what each user sent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
+from rich.console import Console
+
+from operations import report, status
+from standards.finding import Problems
+
+CODES = "exit status: 0 all is well, 1 warnings (somebody is suspended), 2 failures, 3 could not tell"
+
+
+def main() -> int:
+    """Ask every host, show, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
+    parser.add_argument("--stack", required=True, help="the stack to look at, e.g. prod")
+    parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
+    chosen = parser.parse_args()
+    try:
+        pictures = status.read(chosen.stack)
+    except Problems as problems:
+        print(problems, file=sys.stderr)
+        if chosen.json:
+            print(json.dumps(report.trouble_as_json(problems), indent=2))
+        return report.trouble_code(problems)
+    except KeyboardInterrupt:
+        return 130
+    found = status.findings(pictures)
+    if chosen.json:
+        print(json.dumps({"hosts": pictures, "findings": [str(finding) for finding in found]}, indent=2))
+    else:
+        status.show(Console(), pictures)
+        report.show(Console(), found)
+    return report.exit_code(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
