@@ -44,8 +44,10 @@ class Trial:
         """Find everything out; raises `Problems` when the stack is missing or was never deployed."""
         name = stacks.outputs(stack)["submission"]["host"]
         settings = stacks.settings(stack)
-        host = next(host for host in settings.hosts if host.name == name)
-        return cls(settings, stacks.lab(stack), host)
+        for host in settings.hosts:
+            if host.name == name:
+                return cls(settings, stacks.lab(stack), host)
+        raise Problems(f"stack {stack} is not deployed as its settings say", [_renamed(name, settings)])
 
     def user(self, wanted: str | None) -> tuple[str, str]:
         """The user to send as and the password; the first with a password when nobody is wanted."""
@@ -54,10 +56,10 @@ class Trial:
             for address, secret in self.settings.passwords.items()
             if not passwords.is_hash(secret.get_secret_value())
         }
-        chosen = wanted.lower() if wanted else next(iter(users), None)
-        if chosen is None or chosen not in users:
-            raise Problems("nobody to send as", [_no_password(chosen, list(users))])
-        return chosen, users[chosen]
+        named = [address for address in users if not wanted or wanted.lower() in {address, address.partition("@")[0]}]
+        if not named or (wanted and len(named) > 1):
+            raise Problems("nobody to send as", [_no_password(wanted, list(users))])
+        return named[0], users[named[0]]
 
     def send(self, sender: tuple[str, str], recipient: str, port: int, log: Callable[[str], None]) -> Outcome:
         """Submit one message; at the lab's receiver wait for its verdict and judge it."""
@@ -140,4 +142,16 @@ def _no_password(wanted: str | None, users: Sequence[str]) -> Finding:
         found="no password that one could log in with",
         why="only a user with a password may send",
         fix="pulumi config set --secret --path 'mailroom:passwords[\"i@example.com\"]', then `pulumi up`",
+    )
+
+
+def _renamed(deployed: str, settings: Settings) -> Finding:
+    return Finding(
+        severity="error",
+        id="trial.host-renamed",
+        subject=f"host {deployed}",
+        expected=f"a host of the settings: {', '.join(host.name for host in settings.hosts)}",
+        found="the stack was deployed with this name, the settings no longer have it",
+        why="a test message goes to the server that runs now",
+        fix="`pulumi up` first, or put the name back",
     )

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from standards import aliases
+from standards import aliases, sender_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 Files = dict[str, dict[str, Any]]  # path -> {"mode": "0640", "lines": [...]}
 
-UNIT = Path(__file__).with_name("chasquid.service")
-REFUSE_LOCAL = Path(__file__).with_name("no-local-delivery")
+# What stands in a release as it stands here, with its mode.
+AS_IT_IS = {
+    "chasquid.service": "0644",
+    "mailroom-policy.service": "0644",
+    "mailroom-policy.socket": "0644",
+    "no-local-delivery": "0755",
+}
+HOOK = "post-data"
 
 
 def chasquid_conf(host: HostSettings) -> list[str]:
@@ -42,8 +48,9 @@ def plain_files(settings: Settings, host: HostSettings) -> Files:
     """Everything a reviewer may read, by path below the configuration directory."""
     files: Files = {
         "chasquid.conf": _file(chasquid_conf(host)),
-        "chasquid.service": _file(UNIT.read_text(encoding="utf-8").splitlines(), "0644"),
-        "no-local-delivery": _file(REFUSE_LOCAL.read_text(encoding="utf-8").splitlines(), "0755"),
+        **{name: _file(_source(name), mode) for name, mode in AS_IT_IS.items()},
+        f"hooks/{HOOK}": _file(_source(HOOK), "0755"),
+        "policy.json": _file(json.dumps(sender_policy.policy(settings, host), indent=1).splitlines()),
     }
     for domain in settings.served:
         text = aliases.render(aliases.lines(domain, settings.acme.email))
@@ -79,6 +86,10 @@ def digest(files: Mapping[str, Any]) -> str:
     """The name of a staged set; stage.py computes the same from what it received."""
     text = json.dumps(files, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _source(name: str) -> list[str]:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
 
 
 def _file(lines: list[str], mode: str = "0640") -> dict[str, Any]:

@@ -105,6 +105,10 @@ def test_without_a_wish_the_first_user_with_a_clear_password_sends() -> None:
     assert make().user(None) == ALICE
 
 
+def test_the_part_before_the_at_sign_is_enough_where_one_user_has_it() -> None:
+    assert make().user("alice") == make().user("alice@example.test")
+
+
 def test_a_user_is_found_whatever_the_case_of_the_address() -> None:
     assert make().user("BOB@example.test") == ("bob@example.test", "canary-bob-0123456")
 
@@ -182,6 +186,13 @@ def test_a_trial_uses_the_submission_host_of_the_outputs(monkeypatch: pytest.Mon
     monkeypatch.setattr(trial.stacks, "settings", lambda stack: Settings.load(CONFIG.get, stack))
     monkeypatch.setattr(trial.stacks, "lab", lambda _: LAB)
     assert Trial.of("dev").host.ipv4 == "198.51.100.10"
+
+
+def test_a_host_that_was_renamed_but_not_deployed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.stacks, "outputs", lambda _: {"submission": {"host": "old.example.test"}})
+    monkeypatch.setattr(trial.stacks, "settings", lambda stack: Settings.load(CONFIG.get, stack))
+    with pytest.raises(Problems, match=r"old\.example\.test"):
+        Trial.of("dev")
 
 
 # The outcome
