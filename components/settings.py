@@ -23,6 +23,7 @@ from pydantic.alias_generators import to_camel
 
 from components import settings_explain, settings_rules
 from standards import aliases, dkim, dmarc, names, passwords, spf
+from standards import limits as standard_limits
 from standards.finding import Finding, Invalid, Problems
 
 Fqdn = Annotated[str, AfterValidator(names.fqdn)]
@@ -30,6 +31,8 @@ EmailAddress = Annotated[str, AfterValidator(names.email_address)]
 ZoneId = Annotated[str, AfterValidator(names.zone_id)]
 AliasName = Annotated[str, AfterValidator(aliases.alias_name)]
 AliasTarget = Annotated[str, AfterValidator(aliases.target)]
+Identity = Annotated[str, AfterValidator(names.identity)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 DIRECTORIES: Final = {
     "letsencrypt": "https://acme-v02.api.letsencrypt.org/directory",
@@ -122,6 +125,17 @@ class ReverseDnsSettings(_Settings):
     provider: Literal["manual"] = Field(default="manual", description="who sets the PTR record", examples=["manual"])
 
 
+class FirewallSettings(_Settings):
+    """What is let in beside mail (25, 465, 587) and the SSH port: nothing that is not named."""
+
+    allow_tcp: tuple[Port, ...] = Field(
+        default=(), description="a list of TCP ports from 1 to 65535", examples=["[443]"]
+    )
+    allow_udp: tuple[Port, ...] = Field(
+        default=(), description="a list of UDP ports from 1 to 65535", examples=["[51820]"]
+    )
+
+
 class HostSettings(_Settings):
     """One server that sends and receives; `name` is its EHLO name, certificate name and PTR."""
 
@@ -141,6 +155,9 @@ class HostSettings(_Settings):
     ipv6_outbound: bool = Field(default=True, description="whether mail may leave over IPv6", examples=["on"])
     reverse_dns: ReverseDnsSettings = Field(
         default=ReverseDnsSettings(), description="who sets the PTR record", examples=["{provider: manual}"]
+    )
+    firewall: FirewallSettings = Field(
+        default=FirewallSettings(), description="ports open beside mail and SSH", examples=["{allowTcp: [443]}"]
     )
     zone_id: ZoneId | None = Field(
         default=None,
@@ -195,13 +212,66 @@ class DkimSettings(_Settings):
     stage: dkim.Stage = Field(default="active", description="the stage of the key", examples=["active"])
 
 
+class LimitSettings(_Settings):
+    """How many recipients a user may write to; a stolen password does no more harm than this."""
+
+    minute: int = Field(default=60, description="recipients a minute, 1 or more", examples=[60], ge=1)
+    hour: int = Field(default=300, description="recipients an hour, 1 or more", examples=[300], ge=1)
+    day: int = Field(default=1000, description="recipients a day, 1 or more", examples=[1000], ge=1)
+    new_recipients: int = Field(
+        default=200, description="recipients a day never written to before, 1 or more", examples=[200], ge=1
+    )
+    recipients_per_message: int = Field(
+        default=50,
+        description=f"recipients of one message, 1 to {standard_limits.MESSAGE_RECIPIENTS}",
+        examples=[50],
+        ge=1,
+        le=standard_limits.MESSAGE_RECIPIENTS,
+    )
+    warm_up: int = Field(
+        default=100,
+        description="recipients on the first day of a new address, doubled daily up to `day`; 0 for no warm-up",
+        examples=[100],
+        ge=0,
+    )
+
+    def over(self, stack: LimitSettings) -> LimitSettings:
+        """These limits where they are given, else the stack's, which yield to a wider one that is given."""
+        values = {**stack.model_dump(), **self.model_dump(exclude_unset=True)}
+        for narrow, wide in LIMIT_ORDER:
+            if narrow not in self.model_fields_set:
+                values[narrow] = min(values[narrow], values[wide])
+        return LimitSettings(**values)
+
+
+# Each limit and the one that holds it, the widest first: more than the second lets through never counts.
+LIMIT_ORDER: Final = (
+    ("hour", "day"),
+    ("minute", "hour"),
+    ("recipients_per_message", "minute"),
+    ("new_recipients", "day"),
+    ("warm_up", "day"),
+)
+
+
 class UserSettings(_Settings):
-    """An account that may send; `export` puts its password into the (secret) stack outputs."""
+    """An account that may send; `export` puts its password into the (secret) stack outputs.
+
+    Beside its own address and the aliases that end at it, it may use the addresses in `identities`.
+    """
 
     name: Annotated[str, AfterValidator(names.user)] = Field(
         description="the part of the address before the @", examples=["i"]
     )
     export: bool = Field(default=False, description="whether the stack outputs hold the password", examples=["true"])
+    identities: tuple[Identity, ...] = Field(
+        default=(),
+        description="a list of further addresses it may send as",
+        examples=['[sales@example.com, "*@lists.example.com"]'],
+    )
+    limits: LimitSettings = Field(
+        default=LimitSettings(), description="limits of this user instead of the stack's", examples=["{day: 5000}"]
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -313,6 +383,20 @@ class _Options(_Settings):
     propagation_timeout: int = Field(
         default=600, description="seconds to wait for name servers, 1 to 86400", examples=[600], ge=1, le=86400
     )
+    limits: LimitSettings = Field(
+        default=LimitSettings(), description="limits of every user", examples=["{hour: 300, day: 1000}"]
+    )
+    warm_up: int = Field(
+        default=500,
+        description="recipients on the first day of a new sending address, doubled daily for two weeks; 0 for off",
+        examples=[500],
+        ge=0,
+    )
+    gate: bool = Field(default=True, description="whether forged mail is refused, not forwarded", examples=["on"])
+    rspamd: bool = Field(default=False, description="whether rspamd judges mail from outside", examples=["off"])
+    forward_rate: int = Field(
+        default=500, description="messages forwarded to one target an hour, 1 or more", examples=[500], ge=1
+    )
     drain_timeout: int = Field(
         default=60, description="seconds to wait for the queue at a destroy, 0 to 3600", examples=[60], ge=0, le=3600
     )
@@ -365,6 +449,10 @@ class Settings(_Options):
     def served(self) -> tuple[DomainSettings, ...]:
         """The domains whose mail we handle: all but the silent ones."""
         return tuple(domain for domain in self.domains if domain.mail != "none")
+
+    def limits_of(self, user: UserSettings) -> LimitSettings:
+        """The limits of a user."""
+        return user.limits.over(self.limits.over(LimitSettings()))
 
     def warnings(self) -> list[Finding]:
         """What works but deserves a word."""

@@ -132,6 +132,7 @@ class Book:
 
     files: Mapping[str, Mapping[str, Collection[str]]]
     users: Collection[str]
+    silent: Collection[str] = ()  # our domains that receive nothing
     _table: dict[str, tuple[str, ...]] = field(init=False)
     _known: dict[str, tuple[frozenset[End], int]] = field(init=False, default_factory=dict)
 
@@ -144,7 +145,7 @@ class Book:
 
     def ends(self, address: str) -> frozenset[End]:
         """All places a message to `address` reaches."""
-        ends, steps = self._walk(address, ())
+        ends, steps = self._walk(address.lower(), ())
         # The resolver counts the address itself as its first level.
         return ends if steps < limits.ALIAS_DEPTH else ends | {End("too deep", address)}
 
@@ -153,20 +154,13 @@ class Book:
             return frozenset({End("loop", address)}), 0
         if address in self._known:
             return self._known[address]
-        local, _, domain = address.rpartition("@")
-        if domain not in self.files:
-            return frozenset({End("elsewhere", address)}), 0
-        targets = self._lookup(local, domain)
-        if isinstance(targets, End):
-            return frozenset({targets}), 0
+        onward = self._onward(address)
+        if isinstance(onward, End):
+            return frozenset({onward}), 0
         ends: frozenset[End] = frozenset()
         steps = 0
-        for text in targets:
-            destination, via, _servers = text.partition(" via ")
-            next_address = destination if "@" in destination else f"{destination}@{domain}"
-            if next_address.startswith("*@"):
-                next_address = f"{local}{next_address[1:]}"
-            if via:
+        for next_address, handed_over in onward:
+            if handed_over:
                 ends |= {End("elsewhere", next_address)}
                 continue
             found, deeper = self._walk(next_address, (*path, address))
@@ -176,14 +170,38 @@ class Book:
             self._known[address] = ends, steps
         return ends, steps
 
-    def _lookup(self, local: str, domain: str) -> tuple[str, ...] | End:
-        with_suffix = without_dots(local)
-        for name in (with_suffix, with_suffix.partition("+")[0]):
-            if (targets := self._table.get(f"{name}@{domain}")) is not None:
-                return targets
-        if f"{local}@{domain}" in self.users:
-            return End("mailbox", f"{local}@{domain}")
-        return self._table.get(f"{CATCH_ALL}@{domain}") or End("nobody", f"{local}@{domain}")
+    def passes(self, address: str) -> set[str]:
+        """Every address a message to `address` comes by, itself included, without dots and unused suffixes."""
+        seen: set[str] = set()
+        waiting = [address.lower()]
+        while waiting:
+            current = waiting.pop()
+            if (name := self._name(current)) not in seen:
+                seen.add(name)
+                onward = self._onward(current)
+                waiting += [] if isinstance(onward, End) else [text for text, handed_over in onward if not handed_over]
+        return seen
+
+    def _onward(self, address: str) -> End | list[tuple[str, bool]]:
+        """The end at `address`, or the next addresses, each with whether named servers get it (`via`)."""
+        local, _, domain = address.rpartition("@")
+        if domain not in self.files:
+            return End("nobody" if domain in self.silent else "elsewhere", address)
+        targets = self._table.get(self._name(address))
+        if targets is None and address in self.users:
+            return End("mailbox", address)
+        onward = []
+        for text in targets or self._table.get(f"{CATCH_ALL}@{domain}", ()):
+            destination, via, _servers = text.partition(" via ")
+            user, _, elsewhere = destination.partition("@")
+            onward.append((f"{local if user == CATCH_ALL else user}@{elsewhere or domain}", bool(via)))
+        return onward or End("nobody", address)
+
+    def _name(self, address: str) -> str:
+        """`address` as the table has it: with its suffix only where that has a line of its own."""
+        local, _, domain = address.rpartition("@")
+        exact = f"{without_dots(local)}@{domain}"
+        return exact if exact in self._table else names.canonical_address(address)
 
 
 def book(settings: Settings) -> Book:
@@ -193,8 +211,10 @@ def book(settings: Settings) -> Book:
 
 def book_of(domains: Iterable[DomainSettings], fallback: str) -> Book:
     """The book of these domains; `fallback` as in `lines`."""
-    served = [domain for domain in domains if domain.mail != "none"]
+    every = list(domains)
+    served = [domain for domain in every if domain.mail != "none"]
     return Book(
         files={domain.name: lines(domain, fallback) for domain in served},
         users={f"{user.name}@{domain.name}" for domain in served for user in domain.users},
+        silent={domain.name for domain in every if domain.mail == "none"},
     )

@@ -7,6 +7,7 @@ from typing import Final
 DOMAIN: Final = 253  # RFC 1035 section 3.1: 255 octets on the wire
 LABEL: Final = 63  # RFC 1035 section 2.3.4
 LOCAL_PART: Final = 64  # RFC 5321 section 4.5.3.1.1
+MESSAGE_RECIPIENTS: Final = 100  # RFC 5321 section 4.5.3.1.8; chasquid: internal/smtpsrv RCPT
 ADDRESS: Final = 254  # RFC 5321 section 4.5.3.1.3: a path is 256 with its angle brackets
 
 TXT_STRING: Final = 255  # RFC 1035 section 3.3: one length octet

@@ -108,6 +108,37 @@ def email_address(text: str) -> str:
     return address
 
 
+def canonical_address(address: str) -> str:
+    """The one form in which chasquid compares addresses (`RemoveDropsAndSuffix`): no suffix, no dots, lower case."""
+    local, _, domain = address.rpartition("@")
+    return f"{local.partition('+')[0].replace('.', '').lower()}@{domain}"
+
+
+def identity(text: str) -> str:
+    """An address somebody may send as, or `*@domain` for all of a domain."""
+    local, at, domain = text.strip().rpartition("@")
+    if at and local == "*":
+        return f"*@{fqdn(domain)}"
+    try:
+        address = email_address(text).lower()
+    except Invalid as error:
+        raise _not_an_identity(error.found, "write the whole address, or *@ and a domain, in quotes") from error
+    if "+" in local:
+        raise _not_an_identity(
+            f"{shown(text)} has a suffix", f"write {canonical_address(address)}: it holds for every suffix"
+        )
+    return address
+
+
+def _not_an_identity(found: str, fix: str) -> Invalid:
+    return Invalid(
+        found,
+        id="identity-invalid",
+        expected='an address such as sales@example.com, or "*@lists.example.com" for all of a domain',
+        fix=fix,
+    )
+
+
 def user(text: str) -> str:
     """The local part of a mailbox or sender account: lower-case, safe in every file it is written to."""
     name = text.strip().lower()
