@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from components.certificates import deploy_hook
-    from components.chasquid import activate
+    from components.chasquid import probe
     from components.host import hostlib
 else:
-    import activate
     import deploy_hook
     import hostlib
+    import probe
 
 CERTIFICATES = Path("/etc/mailroom/certs")
 PORT = 465
@@ -62,17 +62,17 @@ def can_log_in(address: str, password: str, hostname: str, leaf: bytes) -> bool:
     credentials = base64.b64encode(f"\0{address}\0{password}".encode())
     try:
         with (
-            socket.create_connection((activate.ADDRESS, PORT), timeout=20) as plain,
+            socket.create_connection((probe.ADDRESS, PORT), timeout=20) as plain,
             context.wrap_socket(plain, server_hostname=hostname) as secure,
             secure.makefile("rb") as lines,
         ):
             if secure.getpeercert(binary_form=True) != leaf:
                 return False
-            activate.reply(lines)
+            probe.reply(lines)
             secure.sendall(b"EHLO localhost\r\n")
-            activate.reply(lines)
+            probe.reply(lines)
             secure.sendall(b"AUTH PLAIN " + credentials + b"\r\n")
-            return activate.reply(lines).startswith("235")
+            return probe.reply(lines).startswith("235")
     except OSError:
         return False
 
