@@ -6,7 +6,7 @@ Rules between settings live in settings_rules.py, the wording of refusals in set
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -235,23 +235,22 @@ class LimitSettings(_Settings):
         ge=0,
     )
 
+    # Each limit and the one that holds it, the widest first: more than the second lets through never counts.
+    ORDER: ClassVar = (
+        ("hour", "day"),
+        ("minute", "hour"),
+        ("recipients_per_message", "minute"),
+        ("new_recipients", "day"),
+        ("warm_up", "day"),
+    )
+
     def over(self, stack: LimitSettings) -> LimitSettings:
         """These limits where they are given, else the stack's, which yield to a wider one that is given."""
         values = {**stack.model_dump(), **self.model_dump(exclude_unset=True)}
-        for narrow, wide in LIMIT_ORDER:
+        for narrow, wide in self.ORDER:
             if narrow not in self.model_fields_set:
                 values[narrow] = min(values[narrow], values[wide])
         return LimitSettings(**values)
-
-
-# Each limit and the one that holds it, the widest first: more than the second lets through never counts.
-LIMIT_ORDER: Final = (
-    ("hour", "day"),
-    ("minute", "hour"),
-    ("recipients_per_message", "minute"),
-    ("new_recipients", "day"),
-    ("warm_up", "day"),
-)
 
 
 class UserSettings(_Settings):
@@ -368,7 +367,7 @@ class CloudflareSettings(_Settings):
     )
 
 
-class _Options(_Settings):
+class Options(_Settings):
     """The settings that stand alone."""
 
     passwords: Mapping[Annotated[EmailAddress, AfterValidator(str.lower)], Password] = Field(
@@ -401,8 +400,13 @@ class _Options(_Settings):
         default=60, description="seconds to wait for the queue at a destroy, 0 to 3600", examples=[60], ge=0, le=3600
     )
 
+    def limits_of(self, user: UserSettings | None = None) -> LimitSettings:
+        """The limits of a user, or those of everybody else."""
+        everybody = self.limits.over(LimitSettings())
+        return user.limits.over(everybody) if user else everybody
 
-class Settings(_Options):
+
+class Settings(Options):
     """Everything a stack says. `load` is the way in: it applies the rules between settings, too."""
 
     stack: str
@@ -423,17 +427,18 @@ class Settings(_Options):
         domains = parser.each("mailroom:domains", DomainSettings)
         acme = parser.one(AcmeSettings, "mailroom:acme", read("mailroom:acme"))
         cloudflare = parser.one(CloudflareSettings, "cloudflare:", parser.section("cloudflare", CloudflareSettings))
-        options = parser.one(_Options, "mailroom:", parser.section("mailroom", _Options))
+        options = parser.one(Options, "mailroom:", parser.section("mailroom", Options))
         parts = settings_rules.Parts(
             stack=stack,
             hosts=hosts,
             domains=domains,
             acme=acme,
             cloudflare=cloudflare,
+            options=options,
             accounts=parser.accounts(),
             listed=parser.listed_domains(),
         )
-        findings = [*parser.findings, *settings_rules.errors(parts)]
+        findings = [*parser.told(), *settings_rules.errors(parts)]
         if findings or acme is None or cloudflare is None or options is None:
             raise Problems(f"the settings of stack {stack} cannot be used; nothing was changed", findings)
         return cls(
@@ -442,17 +447,13 @@ class Settings(_Options):
             domains=tuple(domain for _, domain in domains),
             acme=acme,
             cloudflare=cloudflare,
-            **{name: getattr(options, name) for name in _Options.model_fields},
+            **{name: getattr(options, name) for name in Options.model_fields},
         )
 
     @property
     def served(self) -> tuple[DomainSettings, ...]:
         """The domains whose mail we handle: all but the silent ones."""
         return tuple(domain for domain in self.domains if domain.mail != "none")
-
-    def limits_of(self, user: UserSettings) -> LimitSettings:
-        """The limits of a user."""
-        return user.limits.over(self.limits.over(LimitSettings()))
 
     def warnings(self) -> list[Finding]:
         """What works but deserves a word."""
@@ -469,12 +470,29 @@ _LISTS: Final[Mapping[str, tuple[type[_Settings], str]]] = {
 }
 
 
+def _canonical(spelling: Callable[[str], str], text: str) -> str:
+    """`text` as it is compared with others, also if it cannot be used."""
+    try:
+        return spelling(text)
+    except Invalid:
+        return text.strip()
+
+
 class _Parser:
     """Parses part by part and goes on after an error, so that one run tells them all."""
 
     def __init__(self, read: Callable[[str], object | None]) -> None:
         self._read = read
         self.findings: list[Finding] = []
+        self._meant: set[str] = set()  # keys that stand there, but mistyped
+
+    def told(self) -> list[Finding]:
+        """What was wrong: a mistyped key is not also a missing one."""
+        return [
+            finding
+            for finding in self.findings
+            if finding.id != settings_explain.MISSING or finding.subject not in self._meant
+        ]
 
     def section(self, namespace: str, model: type[_Settings]) -> dict[str, object]:
         """The keys of a model that stand on the top level of the stack file."""
@@ -507,31 +525,38 @@ class _Parser:
         items = [(f"{key}[{position}]", item) for position, item in enumerate(raw)]
         return [(path, model_) for path, item in items if (model_ := self.one(model, path, item or {})) is not None]
 
-    def listed_domains(self) -> set[str]:
-        """Names of all domains, those with other mistakes included, so that one mistake is told once."""
+    def listed_domains(self) -> set[str] | None:
+        """Names of all domains, those with other mistakes included; None if that cannot be told."""
         raw = self._read("mailroom:domains")
-        items = raw if isinstance(raw, list | tuple) else []
-        return {str(item.get("name", "")).lower().rstrip(".") for item in items if isinstance(item, Mapping)}
+        items = raw if isinstance(raw, list | tuple) else [None]
+        listed = [item.get("name") if isinstance(item, Mapping) else None for item in items]
+        return {_canonical(names.dns_name, str(name)) for name in listed} if all(listed) else None
 
     def accounts(self) -> list[str] | None:
         """All addresses that have a password, unusable passwords included; None if that cannot be told."""
         raw = self._read("mailroom:passwords")
         if raw is None:
-            return []
-        return [str(key).strip().lower() for key in raw if "@" in str(key)] if isinstance(raw, Mapping) else None
+            return None if "mailroom:passwords" in self._meant else []
+        if not isinstance(raw, Mapping):
+            return None
+        return [_canonical(names.email_address, str(key)).lower() for key in raw if "@" in str(key)]
 
     def check_keys(self, keys: Iterable[str]) -> None:
         """Note keys of our namespace that do not exist."""
         known: Collection[str] = [
             *_LISTS,
             "mailroom:acme",
-            *(f"mailroom:{field.alias}" for field in _Options.model_fields.values()),
+            *(f"mailroom:{field.alias}" for field in Options.model_fields.values()),
         ]
         for key in keys:
             if key.startswith("mailroom:") and key not in known:
-                self.findings.append(settings_explain.unknown(key, key, known))
+                self._mistyped(key, known)
         # The official provider has keys of its own in this namespace: only a misspelling of ours is a mistake.
         ours = {f"cloudflare:{field.alias}" for field in CloudflareSettings.model_fields.values()}
         for key in keys:
             if key not in ours and key.casefold() in {name.casefold() for name in ours}:
-                self.findings.append(settings_explain.unknown(key, key, sorted(ours)))
+                self._mistyped(key, sorted(ours))
+
+    def _mistyped(self, key: str, known: Collection[str]) -> None:
+        self.findings.append(settings_explain.unknown(key, key, known))
+        self._meant |= {settings_explain.nearest(key, known) or key}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
+MISSING: Final = "setting-missing"
 _KINDS: Final[Mapping[type, str]] = {
     bool: "true or false",
     int: "a number",
@@ -34,15 +35,25 @@ _KINDS: Final[Mapping[type, str]] = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], raw: object, root: str) -> list[Finding]:
-    """One finding for each error, in the order of the model's keys."""
-    return [_finding(details, model, raw, root) for details in error.errors(include_url=False)]
+    """One finding for each mistake, in the order of the model's keys: a mistyped key is not also a missing one."""
+    errors = error.errors(include_url=False)
+    meant = {
+        (*details["loc"][:-1], nearest(str(details["loc"][-1]), _keys_at(model, details["loc"][:-1])))
+        for details in errors
+        if details["type"] == "extra_forbidden"
+    }
+    return [
+        _finding(details, model, raw, root)
+        for details in errors
+        if details["type"] != "missing" or details["loc"] not in meant
+    ]
 
 
 def missing(path: str, description: str, example: object) -> Finding:
     """A required key that is not there."""
     return Finding(
         severity="error",
-        id="setting-missing",
+        id=MISSING,
         subject=path,
         expected=_expected(description, example),
         found="it is missing",
@@ -66,9 +77,8 @@ def wrong_kind(path: str, value: object, description: str, example: object, *, s
 
 def unknown(path: str, key: str, known: Collection[str]) -> Finding:
     """A key that does not exist, with the nearest that does."""
-    by_lower = {name.lower().replace("_", ""): name for name in known}
-    near = difflib.get_close_matches(key.lower().replace("_", ""), by_lower, n=1, cutoff=0.6)
-    fix = f"write {by_lower[near[0]]}" if near else "take it out"
+    near = nearest(key, known)
+    fix = f"write {near}" if near else "take it out"
     return Finding(
         severity="error",
         id="setting-unknown",
@@ -80,13 +90,17 @@ def unknown(path: str, key: str, known: Collection[str]) -> Finding:
     )
 
 
+def nearest(key: str, known: Collection[str]) -> str | None:
+    """The key that was probably meant."""
+    by_lower = {name.lower().replace("_", ""): name for name in known}
+    near = difflib.get_close_matches(key.lower().replace("_", ""), by_lower, n=1, cutoff=0.6)
+    return by_lower[near[0]] if near else None
+
+
 def _finding(details: ErrorDetails, model: type[BaseModel], raw: object, root: str) -> Finding:
     location, problem = details["loc"], details["type"]
     if problem == "extra_forbidden":
-        owner = _model_at(model, location[:-1])
-        return unknown(
-            _path(root, raw, location), str(location[-1]), [_key(owner, name) for name in owner.model_fields]
-        )
+        return unknown(_path(root, raw, location), str(location[-1]), _keys_at(model, location[:-1]))
     path = _path(root, raw, location)
     reason = details.get("ctx", {}).get("error")
     if isinstance(reason, Invalid):
@@ -140,8 +154,9 @@ def _path(root: str, raw: object, location: Iterable[int | str]) -> str:
     return path
 
 
-def _key(model: type[BaseModel], name: str) -> str:
-    return model.model_fields[name].alias or name
+def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    fields = _model_at(model, location).model_fields
+    return [field.alias or name for name, field in fields.items()]
 
 
 def _field_at(model: type[BaseModel], location: Iterable[int | str]) -> FieldInfo | None:

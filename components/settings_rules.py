@@ -14,16 +14,19 @@ from standards.finding import Finding
 from standards.records import domain_spf, sending_addresses, zone_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from components.settings import (
         AcmeSettings,
         CloudflareSettings,
         DomainSettings,
         HostSettings,
+        LimitSettings,
+        Options,
         Settings,
     )
 
+_SENDER_ROOM: Final = 30  # most people's addresses are shorter
 _STACK_MAX: Final = 60  # of the 100 characters of a record's comment, the rest tells its reason
 
 
@@ -32,7 +35,7 @@ class Parts:
     """What of the settings could be read, each list item with its path; None for what could not.
 
     `listed` holds the names of all domains and `accounts` the addresses of all passwords, also of those that
-    could not be read; `accounts` is None where not even that is known.
+    could not be read; None where not even that is known.
     """
 
     stack: str
@@ -40,8 +43,9 @@ class Parts:
     domains: Sequence[tuple[str, DomainSettings]]
     acme: AcmeSettings | None
     cloudflare: CloudflareSettings | None
+    options: Options | None
     accounts: Collection[str] | None
-    listed: Collection[str]
+    listed: Collection[str] | None
 
 
 def errors(parts: Parts) -> list[Finding]:
@@ -51,12 +55,12 @@ def errors(parts: Parts) -> list[Finding]:
         found += _host(path, host, parts)
     for path, domain in parts.domains:
         found += _domain(path, domain, parts)
-    return [*found, *_passwords(parts), *_mail_that_goes_nowhere(parts)]
+    return [*found, *_passwords(parts), *_all_limits(parts), *_mail_that_goes_nowhere(parts)]
 
 
 def warnings(settings: Settings) -> list[Finding]:
     """What works but is rarely meant."""
-    found: list[Finding] = []
+    found: list[Finding] = list(_gate_warning(settings))
     for position, domain in enumerate(settings.domains):
         found += _domain_warnings(f"mailroom:domains[{position}]", domain, settings)
     found += [
@@ -72,6 +76,18 @@ def warnings(settings: Settings) -> list[Finding]:
         if len(password.get_secret_value()) < passwords.SHORT
     ]
     return found
+
+
+def _gate_warning(settings: Settings) -> Iterator[Finding]:
+    if not settings.gate:
+        yield _warning(
+            "mailroom:gate",
+            "gate-off",
+            "off: forged mail from outside is forwarded in your name",
+            "on, which is what you get without the key",
+            why="receivers such as Gmail count it against your address",
+            fix="take the key out",
+        )
 
 
 def _error(subject: str, identifier: str, found: str, expected: str, *, fix: str, why: str = "") -> Finding:
@@ -130,7 +146,8 @@ def _duplicates(parts: Parts) -> Iterator[Finding]:
         yield from _repeated([(f"{path}.users[{n}]", user.name) for n, user in enumerate(domain.users)])
         keys = [(f"{path}.dkim[{n}].selector", key.selector) for n, key in enumerate(domain.dkim)]
         yield from _repeated(keys)
-        yield from _same_without_dots(path, domain)
+        yield from _same_without_dots(f"{path}.users", [user.name for user in domain.users])
+        yield from _same_without_dots(f"{path}.aliases", domain.aliases)
 
 
 def _repeated(values: Sequence[tuple[str, str]]) -> Iterator[Finding]:
@@ -147,18 +164,18 @@ def _repeated(values: Sequence[tuple[str, str]]) -> Iterator[Finding]:
             )
 
 
-def _same_without_dots(path: str, domain: DomainSettings) -> Iterator[Finding]:
+def _same_without_dots(path: str, local_parts: Iterable[str]) -> Iterator[Finding]:
     seen: dict[str, str] = {}
-    for name in domain.aliases:
+    for name in local_parts:
         other = seen.setdefault(aliases.without_dots(name), name)
         if other != name:
             yield _error(
-                f"{path}.aliases",
-                "alias-repeated",
+                path,
+                "address-repeated",
                 f"{names.shown(name)} and {names.shown(other)} are the same address",
                 "names that differ in more than dots",
-                why="the mail server ignores dots, so the later line would silently win",
-                fix="put all destinations under one of the two names",
+                why="the mail server ignores dots, so one would get the mail, and the name, of the other",
+                fix="put both under one of the two names",
             )
 
 
@@ -172,7 +189,7 @@ def _host(path: str, host: HostSettings, parts: Parts) -> Iterator[Finding]:
             "ipv4, ipv6 or both, such as `ipv4: 192.0.2.10`",
             fix="write the address that your provider shows",
         )
-    inside = any(f".{host.name}".endswith(f".{name}") for name in parts.listed)
+    inside = parts.listed is None or any(f".{host.name}".endswith(f".{name}") for name in parts.listed)
     if not inside and zone_of(host, ()) is None:
         yield _error(
             f"{path}.zoneId",
@@ -217,6 +234,37 @@ def _domain(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Finding
                 f"at most {limits.DOMAIN}",
                 fix="choose a shorter selector",
             )
+    yield from _catch_all(path, domain, parts)
+    for index, user in enumerate(domain.users):
+        for position, identity in enumerate(user.identities):
+            yield from _identity(f"{path}.users[{index}].identities[{position}]", identity, parts)
+
+
+def _catch_all(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Finding]:
+    if aliases.CATCH_ALL in domain.aliases and parts.options and not parts.options.gate:
+        yield _error(
+            _alias_path(path, aliases.CATCH_ALL),
+            "catch-all-without-gate",
+            "it takes mail for every name there is, and mailroom:gate is off",
+            "a catch-all with the gate on, or no catch-all",
+            why="spam to guessed names would be forwarded in this domain's name, and the receiver counts it against it",
+            fix="take mailroom:gate out (it is on then), or name the addresses that are really used",
+        )
+
+
+def _identity(path: str, identity: str, parts: Parts) -> Iterator[Finding]:
+    domain_name = identity.rpartition("@")[2]
+    silent = any(domain.name == domain_name and domain.mail == "none" for _, domain in parts.domains)
+    if silent or (parts.listed is not None and domain_name not in parts.listed):
+        yield _error(
+            path,
+            "identity-elsewhere",
+            f"{domain_name} {'sends no mail (`mail: none`)' if silent else 'is not a listed domain'}",
+            "addresses of domains under mailroom:domains that send",
+            why="SPF and DKIM vouch for the listed domains alone: receivers would take the mail for forged",
+            fix=f"{'set its mail to forward or external' if silent else f'list {domain_name} as a domain of its own'}, "
+            "or take the address out",
+        )
 
 
 def _external(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Finding]:
@@ -288,7 +336,7 @@ def _password_path(address: str) -> str:
 
 
 def _passwords(parts: Parts) -> Iterator[Finding]:
-    if parts.accounts is None:
+    if parts.accounts is None or parts.listed is None:
         return
     addresses: set[str] = set()
     for path, domain in parts.domains:
@@ -332,23 +380,83 @@ _ENDS: Final = {
 
 
 def _mail_that_goes_nowhere(parts: Parts) -> Iterator[Finding]:
-    if parts.acme is None or len(parts.domains) != len(parts.listed):
+    if parts.acme is None or parts.listed is None or len(parts.domains) != len(parts.listed):
         return  # an alias may lead to a domain that could not be read
-    served = [domain for _, domain in parts.domains]
-    book = aliases.book_of(served, parts.acme.email)
+    book = aliases.book_of([domain for _, domain in parts.domains], parts.acme.email)
+    found = {  # by their names in the book, catch-alls first: what they lose, many names lose
+        f"{aliases.without_dots(name)}@{domain.name}": (_alias_path(path, name), name)
+        for path, domain in parts.domains
+        if domain.mail == "forward"
+        for name in sorted(domain.aliases, key=lambda name: name != aliases.CATCH_ALL)
+    }
+    loops: set[str] = set()
+    for address, (path, name) in found.items():
+        for end in sorted(book.ends(address), key=lambda end: (end.kind, end.address)):
+            if end.kind not in _ENDS or _told_elsewhere(address, end, book, found):
+                continue
+            if end.kind == "loop":
+                if loops & book.passes(address):
+                    continue
+                loops.add(end.address)
+            yield _error(
+                path,
+                "alias-leads-nowhere",
+                _ENDS[end.kind].format(address=end.address),
+                "destinations that end at an address elsewhere, such as someone@gmail.com",
+                why=f"mail to {address} would be lost or bounce",
+                fix=f"give {name} an address outside these domains in aliases",
+            )
     for path, domain in parts.domains:
-        for name in domain.aliases:
-            address = f"{name}@{domain.name}"
-            for end in sorted(book.ends(address), key=lambda end: (end.kind, end.address)):
-                if end.kind in _ENDS and not (end.kind == "nobody" and name == aliases.CATCH_ALL):
-                    yield _error(
-                        f"{path}.aliases.{name}" if name != aliases.CATCH_ALL else f'{path}.aliases["*"]',
-                        "alias-leads-nowhere",
-                        _ENDS[end.kind].format(address=end.address),
-                        "destinations that end at an address elsewhere, such as someone@gmail.com",
-                        why=f"mail to {address} would be lost or bounce",
-                        fix=f"give {name} an address outside these domains in aliases",
-                    )
+        yield from _users_without_destination(path, domain, book)
+
+
+def _told_elsewhere(address: str, end: aliases.End, book: aliases.Book, listed: Collection[str]) -> bool:
+    """Whether an alias further on has the same end, or a catch-all hands over names that are not all known there."""
+    if end.kind == "nobody" and address.startswith("*@"):
+        return True
+    return any(end in book.ends(other) for other in book.passes(address) if other != address and other in listed)
+
+
+def _users_without_destination(path: str, domain: DomainSettings, book: aliases.Book) -> Iterator[Finding]:
+    for position, user in enumerate(domain.users):
+        address = f"{user.name}@{domain.name}"
+        if aliases.End("mailbox", address) in book.ends(address):
+            yield _error(
+                f"{path}.users[{position}]",
+                "user-without-destination",
+                f"mail to {address} has no destination",
+                f"an alias such as `{user.name}: [someone@gmail.com]`",
+                why="answers would be accepted and then bounce, with forged senders at people who never wrote",
+                fix=f"add {user.name} to the aliases of {domain.name}",
+            )
+
+
+def _alias_path(path: str, name: str) -> str:
+    return f'{path}.aliases["{name}"]' if name == aliases.CATCH_ALL else f"{path}.aliases.{name}"
+
+
+def _all_limits(parts: Parts) -> Iterator[Finding]:
+    if parts.options is None:
+        return
+    yield from _limits("mailroom:limits", parts.options.limits, parts.options.limits_of())
+    for path, domain in parts.domains:
+        for position, user in enumerate(domain.users):
+            yield from _limits(f"{path}.users[{position}].limits", user.limits, parts.options.limits_of(user))
+
+
+def _limits(path: str, given: LimitSettings, effective: LimitSettings) -> Iterator[Finding]:
+    """What is given but never counts, because a wider limit stops the user before."""
+    fields = type(given).model_fields
+    for narrow, wide in given.ORDER:
+        most, wished = getattr(effective, wide), getattr(effective, narrow)
+        if narrow in given.model_fields_set and wished > most:
+            yield _error(
+                f"{path}.{fields[narrow].alias}",
+                "limit-without-effect",
+                f"{wished} is more than {fields[wide].alias} lets through, {most}",
+                f"at most {most}",
+                fix=f"write `{fields[narrow].alias}: {most}`, or raise {fields[wide].alias} as well",
+            )
 
 
 def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> Iterator[Finding]:
@@ -357,15 +465,6 @@ def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> I
     book = aliases.book(settings)
     for position, user in enumerate(domain.users):
         address = f"{user.name}@{domain.name}"
-        if any(end.kind == "mailbox" for end in book.ends(address)):
-            yield _warning(
-                f"{path}.users[{position}]",
-                "user-without-destination",
-                f"mail to {address} has no destination",
-                f"an alias such as `{user.name}: [someone@gmail.com]`",
-                why="answers to its messages would come back to their senders",
-                fix=f"add {user.name} to the aliases of {domain.name}",
-            )
         if user.export and passwords.is_hash(settings.passwords[address].get_secret_value()):
             yield _warning(
                 f"{path}.users[{position}].export",
@@ -384,10 +483,13 @@ def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> I
                 why="every mail domain must have it (RFC 5321 section 4.5.1, RFC 2142); complaints go there",
                 fix=f"add {role} to the aliases, or set mailroom:acme.email to an address outside these domains",
             )
-    yield from _policy_warnings(path, domain, book)
+    yield from _policy_warnings(path, domain)
+    yield from spf.weaknesses(domain_spf(domain), domain.name, f"{path}.spf", mx_elsewhere=domain.mail == "external")
+    yield from _unread_reports(path, domain, book)
+    yield from _long_aliases(path, domain, book)
 
 
-def _policy_warnings(path: str, domain: DomainSettings, book: aliases.Book) -> Iterator[Finding]:
+def _policy_warnings(path: str, domain: DomainSettings) -> Iterator[Finding]:
     if domain.dmarc.policy == "none":
         yield _warning(
             f"{path}.dmarc.policy",
@@ -404,13 +506,42 @@ def _policy_warnings(path: str, domain: DomainSettings, book: aliases.Book) -> I
             '"~all" or "-all"',
             fix='set "~all"',
         )
-    for position, address in enumerate(domain.dmarc.rua):
-        if any(end.kind in {"nobody", "mailbox"} for end in book.ends(address)):
+
+
+def _unread_reports(path: str, domain: DomainSettings, book: aliases.Book) -> Iterator[Finding]:
+    for tag, addresses in (("rua", domain.dmarc.rua), ("ruf", domain.dmarc.ruf)):
+        for position, address in enumerate(addresses):
+            local, _, receiver = address.rpartition("@")
+            if local in aliases.ROLES and receiver in book.files:
+                continue  # told there
+            if any(end.kind != "elsewhere" for end in book.ends(address)):
+                yield _warning(
+                    f"{path}.dmarc.{tag}[{position}]",
+                    "report-address-unread",
+                    f"nobody receives mail to {address}",
+                    "an address with an alias, or one outside these domains",
+                    why="the reports would be refused and lost",
+                    fix=f"add {local} to the aliases of {receiver}"
+                    if receiver in book.files
+                    else f"{receiver} receives no mail (`mail: none`): write another address",
+                )
+
+
+def _long_aliases(path: str, domain: DomainSettings, book: aliases.Book) -> Iterator[Finding]:
+    if domain.mail != "forward":
+        return
+    for name in aliases.lines(domain, ""):
+        room = aliases.longest_sender(name)
+        outside = any(end.kind == "elsewhere" for end in book.ends(f"{name}@{domain.name}"))
+        if outside and room < _SENDER_ROOM:
             yield _warning(
-                f"{path}.dmarc.rua[{position}]",
-                "report-address-unread",
-                f"nobody receives mail to {address}",
-                "an address with an alias",
-                why="the reports would be refused and lost",
-                fix=f"add {address.partition('@')[0]} to the aliases",
+                _alias_path(path, name),
+                "alias-long",
+                f"only senders with addresses of up to {room} characters can write to {names.shown(name)}"
+                if room > 0
+                else f"nobody can write to {names.shown(name)}",
+                f"a name of at most {len(name) + room - _SENDER_ROOM} characters",
+                why="forwarded mail has the alias and the sender's address together before the @, "
+                f"where {limits.LOCAL_PART} characters are possible (RFC 5321 section 4.5.3.1.1); longer is refused",
+                fix="give out a shorter name",
             )

@@ -115,6 +115,14 @@ def without_dots(name: str) -> str:
     return f"{user.replace('.', '')}{plus}{suffix}"
 
 
+def longest_sender(name: str) -> int:
+    """Octets of the longest sender whose mail to `name` can be forwarded (chasquid: internal/queue rewriteSender).
+
+    Its address, with `=` for `@`, follows the alias in the local part of the new envelope sender.
+    """
+    return limits.LOCAL_PART - len(f"{name}+fwd_from=")
+
+
 EndKind = Literal["elsewhere", "mailbox", "nobody", "loop", "too deep"]
 
 

@@ -5,6 +5,7 @@ The decisions themselves are made on the host, message by message.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ from standards import aliases, names
 from standards.records import sending_addresses
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from components.settings import DomainSettings, HostSettings, Settings, UserSettings
 
 
 def policy(settings: Settings, host: HostSettings) -> dict[str, Any]:
     """The content of policy.json; the order of users, domains and aliases in the settings does not matter."""
-    book = aliases.book(settings)
+    received = _received(settings)
     served = sorted(settings.served, key=lambda domain: domain.name)
     return {
         "hostname": host.name,
@@ -30,7 +33,7 @@ def policy(settings: Settings, host: HostSettings) -> dict[str, Any]:
         "domains": {domain.name: _domain(domain, settings) for domain in served},
         "users": {
             f"{user.name}@{domain.name}": {
-                "identities": identities(settings, domain, user, book),
+                "identities": _identities(domain, user, received),
                 "limits": settings.limits_of(user).model_dump(by_alias=True),
             }
             for domain in served
@@ -45,22 +48,28 @@ def postmaster(settings: Settings) -> str:
     return f"postmaster@{domain}" if domain else settings.acme.email
 
 
-def identities(settings: Settings, domain: DomainSettings, user: UserSettings, book: aliases.Book) -> list[str]:
-    """The addresses a user may send as, its own first, in the form chasquid compares.
-
-    Whoever receives an alias may answer from it. The catch-all gives none, not even the lines it makes for users
-    without an alias; an alias with a suffix gives none either, since its comparable form is that without it.
-    """
+def _identities(domain: DomainSettings, user: UserSettings, received: Mapping[str, set[str]]) -> list[str]:
+    """The addresses a user may send as, its own first, in the form chasquid compares."""
     own = names.canonical_address(f"{user.name}@{domain.name}")
-    named = (
-        f"{name}@{other.name}"
-        for other in settings.served
-        for name in aliases.lines(other, settings.acme.email)
-        if "+" not in name and (name in other.aliases or name in aliases.ROLES) and name != aliases.CATCH_ALL
-    )
-    received = {names.canonical_address(address) for address in named if own in book.passes(address)}
     extra = {names.canonical_address(address) for address in user.identities}
-    return [own, *sorted((received | extra) - {own})]
+    return [own, *sorted((received[own] | extra) - {own})]
+
+
+def _received(settings: Settings) -> Mapping[str, set[str]]:
+    """For each address the aliases whose mail comes by it: whoever receives an alias may answer from it.
+
+    The catch-all gives none, not even the lines it makes for users without an alias; an alias with a suffix gives
+    none either, since its comparable form is the name without it.
+    """
+    book = aliases.book(settings)
+    received: defaultdict[str, set[str]] = defaultdict(set)
+    for domain in settings.served:
+        for name in aliases.lines(domain, settings.acme.email):
+            if name != aliases.CATCH_ALL and "+" not in name and (name in domain.aliases or name in aliases.ROLES):
+                alias = f"{name}@{domain.name}"
+                for address in book.passes(alias):
+                    received[address].add(names.canonical_address(alias))
+    return received
 
 
 def _domain(domain: DomainSettings, settings: Settings) -> dict[str, Any]:

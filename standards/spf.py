@@ -10,10 +10,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from standards import limits, names
-from standards.finding import Finding, Invalid
+from standards.finding import Finding, Invalid, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 QUALIFIERS: Final = "+-~?"
 DENY_ALL: Final = "v=spf1 -all"  # a name that never sends (RFC 7208 section 10.1.2)
@@ -21,6 +21,7 @@ DENY_ALL: Final = "v=spf1 -all"  # a name that never sends (RFC 7208 section 10.
 _LOOKUPS: Final = frozenset({"include", "a", "mx", "ptr", "exists", "redirect"})
 # RFC 7208 section 7.1: macro-expand, "%%", "%_", "%-", or any visible character but "%"
 _MACRO: Final = r"%\{[slodiphcrtv][0-9]*r?[.\-+,/_=]*\}|%%|%_|%-"
+_CLIENT_MACRO: Final = re.compile(r"%\{[ip]", re.IGNORECASE)
 _MACRO_STRING: Final = re.compile(rf"(?:{_MACRO}|[\x21-\x24\x26-\x7e])+", re.IGNORECASE)
 _TERM: Final = re.compile(r"(?P<qualifier>[+\-~?]?)(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<rest>.*)")
 _DUAL_CIDR: Final = re.compile(r"(?P<domain>.*?)(?:/(?P<v4>[0-9]{1,2}))?(?://(?P<v6>[0-9]{1,3}))?")
@@ -28,6 +29,21 @@ _DUAL_CIDR: Final = re.compile(r"(?P<domain>.*?)(?:/(?P<v4>[0-9]{1,2}))?(?://(?P
 # At or below these lengths a network holds whole providers, so that it authorises strangers.
 _STRANGERS_V4: Final = 8
 _STRANGERS_V6: Final = 19
+# At or below these they hold many networks of one provider, or all of it: rarely meant.
+_WIDE_V4: Final = 16
+_WIDE_V6: Final = 32
+_NARROWEST: Final = {4: 32, 6: 128}
+
+# Includes of services known to have let one customer send with another's domain.
+_SHARED: Final[Mapping[str, str]] = {
+    "spf.protection.outlook.com": "all customers of Microsoft 365 send from the same addresses",
+    "relay.mailchannels.net": "all customers of all its hosting companies send from the same addresses",
+    "spf.privateemail.com": "all customers of Private Email send from the same addresses",
+    "spf.web-hosting.com": "all shared web servers of the provider may send",
+    "websitewelcome.com": "all shared web servers of the provider may send",
+    "secureserver.net": "all shared web servers of the provider may send",
+    "bluehost.com": "all shared web servers of the provider may send",
+}
 
 
 def _not_a_mechanism(text: str, because: str, fix: str = "") -> Invalid:
@@ -209,15 +225,72 @@ def authorises_strangers(term: str) -> bool:
     name = _name_of(bare)
     if name == "all":
         return True
+    if name == "exists":
+        return not _CLIENT_MACRO.search(bare)  # the same answer whoever connects
+    v4, v6 = _prefixes(bare)
+    return v4 <= _STRANGERS_V4 or v6 <= _STRANGERS_V6
+
+
+def _prefixes(bare: str) -> tuple[int, int]:
+    """The IPv4 and IPv6 prefix lengths of a term, the longest where it has none."""
+    name = _name_of(bare)
+    lengths = dict(_NARROWEST)
     if name in {"ip4", "ip6"}:
         try:
             network = ipaddress.ip_network(bare[4:], strict=False)
         except ValueError:
-            return False
-        return network.prefixlen <= (_STRANGERS_V4 if network.version == 4 else _STRANGERS_V6)  # noqa: PLR2004
-    if name in {"a", "mx"} and (match := _DUAL_CIDR.fullmatch(bare)):
-        return int(match["v4"] or 32) <= _STRANGERS_V4 or int(match["v6"] or 128) <= _STRANGERS_V6
-    return False
+            return lengths[4], lengths[6]
+        lengths[network.version] = network.prefixlen
+    elif name in {"a", "mx"} and (match := _DUAL_CIDR.fullmatch(bare)):
+        lengths = {4: int(match["v4"] or lengths[4]), 6: int(match["v6"] or lengths[6])}
+    return lengths[4], lengths[6]
+
+
+def weaknesses(text: str, domain: str, subject: str, *, mx_elsewhere: bool) -> Iterator[Finding]:
+    """Terms of the record of `domain` that may let strangers send; `mx_elsewhere`: its MX hosts are not ours."""
+    for term in text.split()[1:]:
+        if term.startswith(("-", "~", "?")) or authorises_strangers(term):
+            continue
+        bare = term.lstrip(QUALIFIERS)
+        for identifier, why, fix in _doubts(bare, domain, mx_elsewhere=mx_elsewhere):
+            yield _finding(
+                subject,
+                identifier,
+                f"{term} may authorise strangers",
+                "terms that hold your own senders alone, such as ip4:192.0.2.7",
+                why=why,
+                fix=fix,
+                severity="warning",
+            )
+
+
+def _doubts(bare: str, domain: str, *, mx_elsewhere: bool) -> Iterator[tuple[str, str, str]]:
+    """Identifier, reason and fix."""
+    name, target = _name_of(bare), _DUAL_CIDR.fullmatch(bare.partition(":")[2])
+    at_apex = ":" not in bare or (target is not None and target["domain"].lower() == domain)
+    v4, v6 = _prefixes(bare)
+    if v4 <= _WIDE_V4 or v6 <= _WIDE_V6:
+        yield "spf-wide", "a network of this size holds many customers", "name the single hosts that send"
+    if name == "a" and at_apex:
+        yield (
+            "spf-apex",
+            f"{domain} usually is the website: behind a proxy its address is the proxy's, else the web server's",
+            "take it out; our hosts are in the record already, so name others with ip4 and ip6",
+        )
+    if name == "mx" and at_apex and mx_elsewhere:
+        yield (
+            "spf-mx-elsewhere",
+            "the hosts in mx belong to who receives this domain's mail, and to that provider's other customers",
+            "take it out; if the provider sends for you, add the include it names",
+        )
+    if name == "exists":
+        yield "spf-exists", "whoever answers for that name decides who may send", "name the senders with ip4 and ip6"
+    if name == "include" and (reason := _SHARED.get(bare.partition(":")[2].lower())):
+        yield (
+            "spf-shared",
+            f"{reason}, and one could pose as the other",
+            "take it out if nothing of yours is sent there; else let that service sign with DKIM for this domain, too",
+        )
 
 
 def _stranger(term: str, subject: str) -> Finding:
@@ -231,5 +304,7 @@ def _stranger(term: str, subject: str) -> Finding:
     )
 
 
-def _finding(subject: str, identifier: str, found: str, expected: str, *, why: str, fix: str) -> Finding:
-    return Finding(severity="error", id=identifier, subject=subject, expected=expected, found=found, why=why, fix=fix)
+def _finding(
+    subject: str, identifier: str, found: str, expected: str, *, why: str, fix: str, severity: Severity = "error"
+) -> Finding:
+    return Finding(severity=severity, id=identifier, subject=subject, expected=expected, found=found, why=why, fix=fix)
