@@ -12,7 +12,7 @@ import pulumi
 from pulumi_command import remote
 
 from components.host.bundle import DIRECTORY, bundle
-from components.host.provider import HostGate
+from components.host.provider import Access, HostGate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 LOCK = "/run/mailroom.lock"  # /run/lock would let any local user hold it
 BUSY = 75  # sysexits.h EX_TEMPFAIL
 INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
-PACKAGES = ("ca-certificates", "certbot", "python3-certbot-dns-cloudflare")
+PACKAGES = (
+    *("ca-certificates", "certbot", "python3-certbot-dns-cloudflare"),
+    *("netcat-openbsd", "python3-dkim", "python3-dnspython"),  # the sender policy
+    *("fail2ban", "nftables", "python3-systemd", "unattended-upgrades"),
+    "systemd-timesyncd | chrony | ntpsec | ntp | openntpd",  # whichever is there already
+)
+UNITS = ("mailroom-firewall.service", "mailroom-rollback.service", "mailroom-rollback.timer")
+BANS = Path(__file__).with_name("fail2ban")  # as below /etc/fail2ban
+CHANGE_LIMIT = 40  # seconds; has to end before mailroom-rollback.timer does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +43,7 @@ class HostArgs:
 
 
 class Host(pulumi.ComponentResource):
-    """A machine that already exists: its gate, its scripts, its packages, and the order of steps on it.
+    """A machine that already exists: its gate, scripts, packages and walls, and the order of steps on it.
 
     `gate` is what everything that changes anything waits for.
     """
@@ -58,6 +66,9 @@ class Host(pulumi.ComponentResource):
         scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
         self._last: pulumi.Resource = scripts
         self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)
+        self._last = self._access(f"{name}/access", args)
+        bans = {str(path.relative_to(BANS)): path.read_text(encoding="utf-8") for path in sorted(BANS.glob("*/*"))}
+        self.step(f"{name}/guard", "guard.py", {"ssh_port": args.settings.ssh.port, "fail2ban": bans})
         self.register_outputs({"address": args.settings.address})
 
     def step(
@@ -139,6 +150,28 @@ class Host(pulumi.ComponentResource):
             logging=remote.Logging.NONE,
             add_previous_output_in_env=False,
             opts=self._child(after, hide=["create", "stdin"]),  # our own scripts: the digest says enough
+        )
+
+    def _access(self, name: str, args: HostArgs) -> Access:
+        """Who may come in: confirmed by a login of its own, see access.py."""
+        settings = args.settings
+        folder = Path(__file__).parent
+        payload = {
+            "ssh_port": settings.ssh.port,
+            "allow_tcp": settings.firewall.allow_tcp,
+            "allow_udp": settings.firewall.allow_udp,
+            "ipv6_mail": settings.ipv6 is not None and settings.ipv6_outbound,
+            "units": {unit: (folder / unit).read_text(encoding="utf-8") for unit in UNITS},
+        }
+        script = f"{bundle().directory}/access.py"
+        return Access(
+            name,
+            settings=settings,
+            private_key=args.private_key,
+            change=self._command(f"{script} apply", CHANGE_LIMIT),
+            confirm=self._command(f"{script} confirm", CHANGE_LIMIT),
+            payload=json.dumps(payload, indent=1, sort_keys=True),
+            opts=self._child([self._last], secret=()),
         )
 
     def _command(self, command: str, timeout: int) -> str:

@@ -86,6 +86,14 @@ def run(
     )
 
 
+def must(argv: Sequence[str]) -> None:
+    """Run a command that has no reason to fail; raises OSError with its last words when it does."""
+    answer = run(argv)
+    if answer.returncode:
+        said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
+        raise OSError(f"`{' '.join(argv)}` failed: {said[-1][:300] if said else answer.returncode}")
+
+
 def finish(changes: Sequence[str]) -> NoReturn:
     """End the step with the one line that says what it changed."""
     print(f"changed: {', '.join(changes)}" if changes else "ok: nothing to do")

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
-"""Prepares the operating system: missing packages, the service's user and data directory; no mail software.
+"""Prepares the operating system: missing packages, the services' users and data directories; no mail software.
 
-Payload: {"packages": ["certbot", ...]}. A package that is installed is left at its version, none is removed.
+Payload: {"packages": ["certbot", "systemd-timesyncd | chrony", ...]}: of alternatives any will do, and the first is
+installed where none is there. A package that is installed is left at its version, none is removed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 else:
     import hostlib
 
-USER = "chasquid"
-DATA = Path("/var/lib/chasquid")
+# Each service's user and group, and its own directory: queue, caches and counters, for nobody else.
+HOMES = {"chasquid": Path("/var/lib/chasquid"), "mailroom-policy": Path("/var/lib/mailroom-policy")}
 LOG = Path("/var/log/mailroom/apt.log")
 DPKG = Path("/var/lib/dpkg")
 LOCKS = (
@@ -63,17 +64,20 @@ SHOWN_WIDTH = 300
 def main() -> None:
     """Bring the host to the wanted state and say what changed."""
     packages = hostlib.read_payload()["packages"]
-    changes = repair_interrupted() + install(missing(packages)) + service_user() + data_directory()
+    changes = repair_interrupted() + install(missing(packages))
+    for user, home in HOMES.items():
+        changes += service_user(user, home) + data_directory(user, home)
     hostlib.finish(changes)
 
 
 def missing(packages: Sequence[str]) -> list[str]:
-    """Those of `packages` that are not fully installed."""
+    """Those of `packages` that are not fully installed, the first of each `one | another`."""
     form = r"${Package}\t${db:Status-Abbrev}\n"
-    answer = hostlib.run(["dpkg-query", "-W", "-f", form, *packages])  # fails when one is unknown
+    choices = [package.split(" | ") for package in packages]
+    answer = hostlib.run(["dpkg-query", "-W", "-f", form, *sum(choices, [])])  # fails when one is unknown
     rows = [line.split("\t") for line in answer.stdout.splitlines()]
     installed = {name for name, status in rows if status.startswith("ii")}
-    return [name for name in packages if name not in installed]
+    return [names[0] for names in choices if not installed.intersection(names)]
 
 
 def repair_interrupted() -> list[str]:
@@ -179,29 +183,28 @@ def give_up(what: str) -> list[str]:
     )
 
 
-def service_user() -> list[str]:
-    """The system user and group the mail server runs as."""
+def service_user(user: str, home: Path) -> list[str]:
+    """The system user and group a service runs as."""
     changes = []
-    if USER not in {group.gr_name for group in grp.getgrall()}:
-        checked(["groupadd", "--system", USER])
-        changes.append(f"added group {USER}")
-    if USER not in {user.pw_name for user in pwd.getpwall()}:
-        shell = "/usr/sbin/nologin"
-        home = ["--home-dir", str(DATA), "--no-create-home"]
-        checked(["useradd", "--system", "--gid", USER, *home, "--shell", shell, USER])
-        changes.append(f"added user {USER}")
+    if user not in {group.gr_name for group in grp.getgrall()}:
+        checked(["groupadd", "--system", user])
+        changes.append(f"added group {user}")
+    if user not in {account.pw_name for account in pwd.getpwall()}:
+        place = ["--home-dir", str(home), "--no-create-home", "--shell", "/usr/sbin/nologin"]
+        checked(["useradd", "--system", "--gid", user, *place, user])
+        changes.append(f"added user {user}")
     return changes
 
 
-def data_directory() -> list[str]:
-    """The mail server's own directory: queue and caches, for nobody else."""
-    wanted = (0o750, USER, USER)
-    if DATA.is_dir() and (DATA.stat().st_mode & 0o7777, DATA.owner(), DATA.group()) == wanted:
+def data_directory(user: str, home: Path) -> list[str]:
+    """A service's own directory."""
+    wanted = (0o750, user, user)
+    if home.is_dir() and (home.stat().st_mode & 0o7777, home.owner(), home.group()) == wanted:
         return []
-    DATA.mkdir(mode=0o750, parents=True, exist_ok=True)
-    DATA.chmod(0o750)
-    shutil.chown(DATA, USER, USER)
-    return [f"made {DATA}"]
+    home.mkdir(mode=0o750, parents=True, exist_ok=True)
+    home.chmod(0o750)
+    shutil.chown(home, user, user)
+    return [f"made {home}"]
 
 
 def checked(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The host gate: reads the host once, from the operator's machine, before anything is changed on it."""
+"""What needs more of a host than one command: the gate that only reads, and changes that a new login confirms."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pulumi
 
     from components.settings import HostSettings
+    from operations.ssh import Completed
 
 FACTS = Path(__file__).with_name("facts.py")
 
@@ -65,6 +66,79 @@ def _unreadable(host: HostSettings, said: str) -> Finding:
         why="nothing is changed on a host that was not looked at first",
         fix="log in and install it: apt-get install python3-minimal",
     )
+
+
+class AccessProvider(Provider):
+    """Runs access.py: a change that takes itself back, confirmed over a connection of its own.
+
+    Two commands of one resource: when the second one cannot log in, the next run begins with the first again.
+    """
+
+    outputs = ("summary",)
+
+    def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
+        """Return what was changed as `summary`."""
+        from components.settings import HostSettings
+        from operations import ssh
+
+        host = HostSettings.model_validate_json(inputs["settings"])
+        target = ssh.Target.of(host, inputs.get("private_key"))
+        summary = _said(host, ssh.run(target, inputs["change"], inputs["payload"], timeout=400, wait=20))
+        if summary.startswith("ok"):
+            return {"summary": summary}
+        progress(f"{host.name}: {summary}")
+        try:
+            kept = ssh.run(target, inputs["confirm"], timeout=400, wait=20)
+        except Problems as problems:
+            title = f"{host.name} lets nobody in with the new packet filter; within a minute it takes it back"
+            raise Problems(title, problems.findings) from None
+        _said(host, kept)
+        return {"summary": summary}
+
+
+def _said(host: HostSettings, answer: Completed) -> str:
+    """The script's summary; raises `Problems` with its error."""
+    if answer.exit_status == 0:
+        return answer.stdout.strip()
+    said = answer.stderr.strip().splitlines() or [f"exit status {answer.exit_status}"]
+    finding = Finding(
+        severity="error",
+        id="host-access",
+        subject=host.name,
+        expected="a host that takes our packet filter and SSH by keys alone",
+        found=said[-1].removeprefix("error: "),
+        why="nothing else is set up before the host is closed to strangers",
+        fix="solve what it names on the host, then run again",
+    )
+    raise Problems(f"{host.name} could not be closed to strangers", [finding])
+
+
+class Access(Resource, module="mailroom", name="Access"):
+    """Packet filter and SSH of one host; `summary` is what the last change was."""
+
+    summary: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: HostSettings,
+        private_key: pulumi.Input[str] | None,
+        change: str,
+        confirm: str,
+        payload: str,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        inputs = {
+            "name": settings.name,
+            "settings": settings.model_dump_json(),
+            "private_key": private_key,
+            "change": change,
+            "confirm": confirm,
+            "payload": payload,
+            "summary": None,
+        }
+        super().__init__(AccessProvider(), name, inputs, opts)
 
 
 class HostGate(Resource, module="mailroom", name="HostGate"):

@@ -233,8 +233,11 @@ def _address(facts: Facts, host: HostSettings, wanted: str | None) -> Iterator[F
 
 
 def _other_way_out(facts: Facts, host: HostSettings) -> Iterator[Finding]:
-    """An IPv6 address that mail would leave from although SPF, AAAA and PTR do not know it: Go prefers IPv6."""
-    if facts["addresses"] is None or (host.ipv6 and host.ipv6_outbound):
+    """An IPv6 address that SPF, AAAA and PTR do not know, and nobody said that no mail may leave from it.
+
+    Go prefers IPv6; with ipv6Outbound off the packet filter refuses it, and Go takes IPv4 at once.
+    """
+    if facts["addresses"] is None or host.ipv6 or not host.ipv6_outbound:
         return
     own = [ip_address(text) for group in facts["addresses"].values() for text in group]
     routed = [address for address in own if address.version == 6 and not _stays_inside(address)]  # noqa: PLR2004
@@ -243,10 +246,10 @@ def _other_way_out(facts: Facts, host: HostSettings) -> Iterator[Finding]:
             host,
             "error",
             "ipv6-unlisted",
-            expected="`ipv6: <that address>` in mailroom:hosts with ipv6Outbound on, or no such address on the host",
+            expected="`ipv6: <that address>` or `ipv6Outbound: off` in mailroom:hosts, or no such address on the host",
             found=f"it has the IPv6 address {routed[0]}, which the settings leave out",
             why="mail would leave from it, and receivers would find neither SPF nor reverse DNS for it",
-            fix="list it and set its PTR, or take the address off the interface",
+            fix="list it and set its PTR, or set `ipv6Outbound: off` for this host",
         )
 
 

@@ -81,8 +81,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path))
     me = tmp_path.owner()
-    monkeypatch.setattr(prepare, "USER", me)
-    monkeypatch.setattr(prepare, "DATA", tmp_path / "data")
+    monkeypatch.setattr(prepare, "HOMES", {me: tmp_path / "data"})
     monkeypatch.setattr(prepare, "LOG", tmp_path / "log" / "apt.log")
     monkeypatch.setattr(prepare, "DPKG", tmp_path / "dpkg")
     monkeypatch.setattr(prepare, "LOCKS", (tmp_path / "lock",))
@@ -106,6 +105,24 @@ def test_a_second_run_does_not_even_ask_the_mirror(host: FakeHost) -> None:
     (host.root / "calls").unlink()
     assert host.run("certbot")[:2] == (0, "ok: nothing to do\n")
     assert host.changing_calls() == []
+
+
+def test_of_alternatives_the_first_is_installed_where_none_is(host: FakeHost) -> None:
+    assert host.run("timesyncd | chrony | ntp")[0] == 0
+    assert host.changing_calls()[-1].endswith(" timesyncd")
+
+
+def test_any_of_the_alternatives_will_do(host: FakeHost) -> None:
+    host.run()
+    host.tell("installed", "chrony\n")
+    assert host.run("timesyncd | chrony | ntp")[1] == "ok: nothing to do\n"
+
+
+def test_the_sender_policy_has_a_user_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import prepare
+
+    assert prepare.HOMES["mailroom-policy"] == Path("/var/lib/mailroom-policy")
 
 
 @pytest.mark.parametrize(
@@ -218,9 +235,10 @@ def test_a_lock_that_is_never_freed_is_named(host: FakeHost) -> None:
 def test_a_missing_user_is_made_as_a_system_user_without_login(host: FakeHost) -> None:
     import prepare
 
+    (name,) = prepare.HOMES
     host.monkeypatch.setattr(prepare.pwd, "getpwall", list)
     host.monkeypatch.setattr(prepare.grp, "getgrall", list)
-    assert f"added group {prepare.USER}, added user {prepare.USER}" in host.run()[1]
+    assert f"added group {name}, added user {name}" in host.run()[1]
     group, user = host.changing_calls()
     assert group.startswith("groupadd --system ")
     assert "--no-create-home --shell /usr/sbin/nologin" in user
@@ -230,7 +248,8 @@ def test_a_run_killed_between_group_and_user_converges(host: FakeHost) -> None:
     import prepare
 
     host.monkeypatch.setattr(prepare.pwd, "getpwall", list)
-    host.monkeypatch.setattr(prepare.grp, "getgrall", lambda: [SimpleNamespace(gr_name=prepare.USER)])
+    group = SimpleNamespace(gr_name=next(iter(prepare.HOMES)))
+    host.monkeypatch.setattr(prepare.grp, "getgrall", lambda: [group])
     assert host.run()[0] == 0
     assert [call.split()[0] for call in host.changing_calls()] == ["useradd"]
 

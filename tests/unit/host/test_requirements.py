@@ -149,9 +149,13 @@ def test_an_unsupported_release_is_not_judged_by_what_it_lacks() -> None:
     assert finding.id == "host-os"
 
 
-@pytest.mark.parametrize("change", [{"ipv6": None}, {"ipv6_outbound": False}], ids=["unlisted", "switched off"])
-def test_an_ipv6_address_that_mail_would_leave_from_unannounced_stops_the_run(change: dict[str, Any]) -> None:
-    (finding,) = judge(GOOD, HOST.model_copy(update=change), NOW)
+@pytest.mark.parametrize("change", [{}, {"ipv6": None}], ids=["listed", "unlisted"])
+def test_an_ipv6_address_may_be_there_when_no_mail_may_leave_over_ipv6(change: dict[str, Any]) -> None:
+    assert judge(GOOD, HOST.model_copy(update={"ipv6_outbound": False, **change}), NOW) == []
+
+
+def test_an_ipv6_address_that_mail_would_leave_from_unannounced_stops_the_run() -> None:
+    (finding,) = judge(GOOD, HOST.model_copy(update={"ipv6": None}), NOW)
     assert (finding.severity, finding.id) == ("error", "host-ipv6-unlisted")
     assert "2001:db8::10" in finding.found
 
