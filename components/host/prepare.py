@@ -74,7 +74,8 @@ def missing(packages: Sequence[str]) -> list[str]:
     """Those of `packages` that are not fully installed, the first of each `one | another`."""
     form = r"${Package}\t${db:Status-Abbrev}\n"
     choices = [package.split(" | ") for package in packages]
-    answer = hostlib.run(["dpkg-query", "-W", "-f", form, *sum(choices, [])])  # fails when one is unknown
+    known = [name for names in choices for name in names]
+    answer = hostlib.run(["dpkg-query", "-W", "-f", form, *known])  # fails when one is unknown
     rows = [line.split("\t") for line in answer.stdout.splitlines()]
     installed = {name for name, status in rows if status.startswith("ii")}
     return [names[0] for names in choices if not installed.intersection(names)]

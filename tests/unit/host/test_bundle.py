@@ -31,6 +31,7 @@ def components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(subject, "COMPONENTS", tmp_path)
+    monkeypatch.setattr(subject, "LIBRARIES", ("host/hostlib.py",))
     subject.bundle.cache_clear()
     yield tmp_path
     subject.bundle.cache_clear()
