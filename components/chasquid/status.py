@@ -35,20 +35,14 @@ def main() -> None:
 
 def picture() -> dict[str, Any]:
     """Everything that a person asks about first."""
-    users = json.loads((CURRENT / "policy.json").read_text(encoding="utf-8"))["users"]
+    policy = json.loads((CURRENT / "policy.json").read_text(encoding="utf-8"))
     return {
         "services": {unit: hostlib.run(["systemctl", "is-active", unit]).stdout.strip() for unit in SERVICES},
         "queued": len(list(QUEUE.glob("m:*"))),
-        "suspended": suspended(),
-        "usage": {user: limits.usage(STATE, user) for user in users},
+        "suspended": limits.suspended(STATE),
+        "usage": {user: limits.usage(STATE, user, policy) for user in policy["users"]},
         "problems": probe.seen(CURRENT),
     }
-
-
-def suspended() -> list[dict[str, str]]:
-    """Who may not send, since when and why."""
-    files = sorted((STATE / "suspended").glob("*@*"))
-    return [{"user": file.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,223 @@
+"""What chasquid's hook hands over, read strictly: the envelope, header fields, and the addresses in them.
+
+Where two readers may read a message differently, one of them is fooled: such a message is `Malformed`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+ACCEPT, REFUSE, DEFER = 0, 20, 75  # exit statuses of the hook (docs/hooks.md of chasquid)
+FIELDS = 7
+_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 section 2.2, without obsolete space before the colon
+_LOCAL = re.compile(r"[^\s\"(),:;<>@\[\\\]\x00-\x20\x7f]+")
+_DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)*")
+
+
+class Malformed(Exception):  # noqa: N818  (a judgement on a message, not a failure of ours)
+    """Why a message cannot be read in one way only."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a message: `text` is one line for the client, or header fields when it is accepted."""
+
+    status: int
+    text: str = ""
+
+    def reply(self) -> bytes:
+        """What the hook reads; the status comes last, so that a reply that is cut short accepts nothing."""
+        text = f"{self.text}\n" if self.text else ""
+        return f"{text}verdict {self.status}\n".encode(errors="surrogateescape")
+
+    @classmethod
+    def accept(cls, headers: Sequence[str] = ()) -> Verdict:
+        """Take it, with these header fields on top."""
+        return cls(ACCEPT, "\n".join(headers))
+
+    @classmethod
+    def refuse(cls, text: str) -> Verdict:
+        """554: the same message will never be taken."""
+        return cls(REFUSE, one_line(text))
+
+    @classmethod
+    def defer(cls, text: str) -> Verdict:
+        """451: the client keeps it and tries again."""
+        return cls(DEFER, one_line(text))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One message as chasquid has it: `sender` is empty for the null sender, `user` without authentication."""
+
+    remote: str
+    ehlo: str
+    sender: str
+    recipients: tuple[str, ...]
+    user: str
+    tls: bool
+    spf_pass: bool
+    message: bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "user", self.user.lower())
+
+    @classmethod
+    def parse(cls, data: bytes) -> Request:
+        """What the hook sends: seven fields, each ended by NUL, then the message. Raises `Malformed`."""
+        parts = data.split(b"\0", FIELDS)
+        if len(parts) <= FIELDS:
+            raise Malformed("the request is cut short")
+        remote, ehlo, sender, recipients, user, tls, spf = (part.decode(errors="replace") for part in parts[:-1])
+        sender = "" if sender == "<>" else sender
+        return cls(remote, ehlo, sender, tuple(recipients.split()), user, tls == "1", spf == "1", parts[-1])
+
+
+@dataclass(frozen=True)
+class Headers:
+    """The header fields of a message in order, as (name, value with its folding)."""
+
+    fields: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, message: bytes) -> Headers:
+        """RFC 5322 section 2.2; raises `Malformed` where readers differ about where a field or the header ends."""
+        head = message.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+        if b"\r" in head or b"\0" in head:
+            raise Malformed("the header holds a bare CR or NUL")
+        fields: list[tuple[str, str]] = []
+        for line in head.decode(errors="surrogateescape").split("\n"):
+            if line[:1] in {" ", "\t"}:
+                if not fields or not line.strip():
+                    raise Malformed("a header line holds nothing but space")
+                fields[-1] = (fields[-1][0], f"{fields[-1][1]}\n{line}")
+                continue
+            name, colon, value = line.partition(":")
+            if not colon or not _NAME.fullmatch(name):
+                raise Malformed(f"{one_line(line)[:40]!r} is no header field")
+            fields.append((name, value))
+        return cls(tuple(fields))
+
+    def all(self, name: str) -> list[str]:
+        """The values of every field of that name, in order."""
+        return [value for found, value in self.fields if found.lower() == name.lower()]
+
+    def address(self, name: str) -> str | None:
+        """The one address of a field that may stand once; None without the field. Raises `Malformed`."""
+        values = self.all(name)
+        if not values:
+            return None
+        if len(values) > 1:
+            raise Malformed(f"there are {len(values)} {name} fields, expected one")
+        found = addresses(values[0])
+        if len(found) != 1:
+            raise Malformed(f"the {name} field holds {len(found)} addresses, expected one")
+        return found[0]
+
+
+def addresses(value: str) -> tuple[str, ...]:
+    """The addresses of a field (RFC 5322 section 3.4), each as local@domain. Raises `Malformed`.
+
+    Groups, routes, quoted local parts and addresses hidden in comments are refused: readers differ about them.
+    """
+    found = [_mailbox(part) for part in _split(value)]
+    return tuple(found)
+
+
+def _split(value: str) -> Iterator[list[tuple[str, str]]]:
+    """Mailboxes as lists of (kind, text): `quoted`, `angle` or `text`; comments are left out."""
+    part: list[tuple[str, str]] = []
+    for kind, text in _tokens(value):
+        if kind == "comma":
+            yield part
+            part = []
+        else:
+            part.append((kind, text))
+    yield part
+
+
+_TOKEN = re.compile(
+    r'(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<angle><[^<>"]*>)|(?P<comma>,)|(?P<open>\()|(?P<text>[^"<>(),:;\\]+)', re.DOTALL
+)
+
+
+def _tokens(value: str) -> Iterator[tuple[str, str]]:
+    position = 0
+    while position < len(value):
+        match = _TOKEN.match(value, position)
+        if match is None:
+            raise Malformed(f"{value[position]!r} stands where no address has it")
+        kind, text = str(match.lastgroup), match.group()
+        position = match.end()
+        if kind == "open":
+            position = _end_of_comment(value, position)
+            continue
+        if kind == "quoted" and re.search(r"[<>]", text):
+            raise Malformed("a quoted name holds < or >")
+        yield kind, text
+
+
+def _end_of_comment(value: str, position: int) -> int:
+    depth = 1
+    while position < len(value) and depth:
+        character = value[position]
+        if character in "@<>":
+            raise Malformed("a comment holds an address")
+        depth += (character == "(") - (character == ")")
+        position += 2 if character == "\\" else 1
+    if depth:
+        raise Malformed("a comment does not end")
+    return position
+
+
+def _mailbox(part: list[tuple[str, str]]) -> str:
+    angles = [text for kind, text in part if kind == "angle"]
+    names = [text.strip() for kind, text in part if kind == "text" and text.strip()]
+    quoted = any(kind == "quoted" for kind, _ in part)
+    if not angles:
+        if len(names) != 1 or quoted:
+            raise Malformed("a mailbox without < > is not one plain address")
+        return _address(names[0])
+    after = part[[kind for kind, _ in part].index("angle") + 1 :]
+    if len(angles) > 1 or any(text.strip() for _, text in after):
+        raise Malformed("something follows the address in < >")
+    if any("@" in name for name in names):
+        raise Malformed("the name before < > looks like an address")
+    return _address(angles[0][1:-1])
+
+
+def _address(text: str) -> str:
+    local, at, domain = text.strip().rpartition("@")
+    if not at or not _LOCAL.fullmatch(local) or not _DOMAIN.fullmatch(domain):
+        raise Malformed(f"{one_line(text)[:80]!r} is no plain address")
+    return f"{local}@{domain}"
+
+
+def canonical(address: str) -> str:
+    """An address as chasquid compares: lower case, without suffix and dots (`suffix_separators`, `drop_characters`)."""
+    local, _, domain = address.rpartition("@")
+    return f"{local.partition('+')[0].replace('.', '').lower()}@{to_ascii(domain)}"
+
+
+def domain_of(address: str) -> str:
+    """The domain in the form DNS has it."""
+    return to_ascii(address.rpartition("@")[2])
+
+
+def to_ascii(domain: str) -> str:
+    """A domain in lower-case A-labels (RFC 5891); what has none stays as it is."""
+    name = domain.lower().rstrip(".")
+    try:
+        return name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError:
+        return name
+
+
+def one_line(text: str) -> str:
+    """`text` without anything that could end a log line or an SMTP reply."""
+    return "".join(character if character.isprintable() else "?" for character in text)
