@@ -148,10 +148,16 @@ def _path(root: str, raw: object, location: Iterable[int | str]) -> str:
             path += f"[{part}]"
             value = value[part] if isinstance(value, list | tuple) and part < len(value) else None
             continue
-        plain = part.replace("_", "").isalnum()
-        path += (part if path.endswith(":") else f".{part}") if plain else f'["{part}"]'
+        path = below(path, part)
         value = value.get(part, {}) if isinstance(value, dict) else None
     return path
+
+
+def below(path: str, key: str) -> str:
+    """The path of a key of a mapping."""
+    if not key.replace("_", "").isalnum():
+        return f'{path}["{key}"]'
+    return f"{path}{key}" if path.endswith(":") else f"{path}.{key}"
 
 
 def _keys_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str]:

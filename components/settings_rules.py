@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from components import settings_explain
 from standards import aliases, dkim, limits, names, passwords, spf
 from standards.finding import Finding
 from standards.records import domain_spf, sending_addresses, zone_of
@@ -432,7 +433,7 @@ def _users_without_destination(path: str, domain: DomainSettings, book: aliases.
 
 
 def _alias_path(path: str, name: str) -> str:
-    return f'{path}.aliases["{name}"]' if name == aliases.CATCH_ALL else f"{path}.aliases.{name}"
+    return settings_explain.below(f"{path}.aliases", name)
 
 
 def _all_limits(parts: Parts) -> Iterator[Finding]:
@@ -540,7 +541,7 @@ def _long_aliases(path: str, domain: DomainSettings, book: aliases.Book) -> Iter
                 f"only senders with addresses of up to {room} characters can write to {names.shown(name)}"
                 if room > 0
                 else f"nobody can write to {names.shown(name)}",
-                f"a name of at most {len(name) + room - _SENDER_ROOM} characters",
+                f"a name of at most {aliases.longest_sender('') - _SENDER_ROOM} characters",
                 why="forwarded mail has the alias and the sender's address together before the @, "
                 f"where {limits.LOCAL_PART} characters are possible (RFC 5321 section 4.5.3.1.1); longer is refused",
                 fix="give out a shorter name",

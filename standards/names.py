@@ -110,8 +110,8 @@ def email_address(text: str) -> str:
 
 def canonical_address(address: str) -> str:
     """The one form in which chasquid compares addresses (`RemoveDropsAndSuffix`): no suffix, no dots, lower case."""
-    local, _, domain = address.rpartition("@")
-    return f"{local.partition('+')[0].replace('.', '').lower()}@{domain}"
+    local, _, domain = address.lower().rpartition("@")
+    return f"{local.partition('+')[0].replace('.', '')}@{domain}"
 
 
 def identity(text: str) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from standards import aliases
+from components.settings import DomainSettings
+from standards import aliases, limits
 from standards.aliases import Book, End
 from standards.finding import Invalid
-from tests.unit.standards.example_stack import domain, load, second_domain
+from tests.unit.standards.example_stack import ZONE, domain, load, second_domain
 
 
 @pytest.mark.parametrize("text", ["i", "First.Last", "sales+news", "*", "a_b-c", "x" * 64])
@@ -64,12 +65,9 @@ def test_the_file_is_sorted_with_everybody_last() -> None:
 
 
 def test_postmaster_and_abuse_go_to_the_first_user_with_a_destination() -> None:
-    def two_users(values: dict[str, Any]) -> None:
-        domain(users=["z", "i"], aliases={"i": "someone@gmail.com"})(values)
-        values["mailroom:passwords"]["z@example.com"] = "correct horse battery"
-
-    settings = load(two_users)
-    assert aliases.lines(settings.domains[0], "acme@example.net") == {
+    keys: dict[str, Any] = {"users": ["z", "i"], "aliases": {"i": "someone@gmail.com"}}
+    one = DomainSettings(name="example.com", zone_id=ZONE, **keys)
+    assert aliases.lines(one, "acme@example.net") == {
         "i": ("someone@gmail.com",),
         "postmaster": ("i",),
         "abuse": ("i",),
@@ -77,8 +75,8 @@ def test_postmaster_and_abuse_go_to_the_first_user_with_a_destination() -> None:
 
 
 def test_without_any_destination_they_go_to_the_acme_account() -> None:
-    settings = load(lambda values: (domain(aliases={})(values), values["mailroom:acme"].update(email="me@example.net")))
-    assert aliases.lines(settings.domains[0], settings.acme.email) == {
+    settings = load(second_domain())
+    assert aliases.lines(settings.domains[1], "me@example.net") == {
         "postmaster": ("me@example.net",),
         "abuse": ("me@example.net",),
     }
@@ -136,6 +134,40 @@ USERS = {"me@x.test", "u.v@y.test"}
 )
 def test_mail_ends_where_chasquid_takes_it(address: str, ends: set[End]) -> None:
     assert Book(FILES, USERS).ends(address) == ends
+
+
+@pytest.mark.parametrize("address", ["A@x.test", "A@X.test"])
+def test_mail_ends_there_in_every_spelling(address: str) -> None:
+    assert Book(FILES, USERS).ends(address) == Book(FILES, USERS).ends("a@x.test")
+
+
+def test_mail_to_a_silent_domain_of_ours_arrives_nowhere() -> None:
+    settings = load(second_domain(mail="none"))
+    assert aliases.book(settings).ends("a@second.test") == {End("nobody", "a@second.test")}
+
+
+@pytest.mark.parametrize(
+    ("address", "passed"),
+    [
+        ("a@x.test", {"a@x.test", "b@x.test", "z@out.test", "c@y.test", "c@out.test"}),
+        ("F.L+tag@x.test", {"fl@x.test", "p@out.test"}),
+        ("s+t@x.test", {"s+t@x.test", "two@out.test"}),
+        ("s+u@x.test", {"s@x.test", "one@out.test"}),
+        ("v@x.test", {"v@x.test"}),
+        ("dead@x.test", {"dead@x.test", "me@x.test"}),
+        ("other@x.test", {"other@x.test", "other@y.test"}),
+        ("u.v@y.test", {"uv@y.test"}),
+        ("loop@y.test", {"loop@y.test", "loop2@y.test"}),
+    ],
+)
+def test_mail_passes_what_lies_on_its_way(address: str, passed: set[str]) -> None:
+    assert Book(FILES, USERS).passes(address) == passed
+
+
+def test_a_message_passes_no_more_than_the_local_part_of_its_new_sender_holds() -> None:
+    sender = "s" * (aliases.longest_sender("sales") - len("@x.test")) + "@x.test"
+    rewritten = f"sales+fwd_from={sender.replace('@', '=')}"
+    assert len(rewritten) == limits.LOCAL_PART
 
 
 def chain(length: int, end: str = "z@out.test") -> Book:

@@ -106,6 +106,40 @@ def test_what_is_no_address_says_why(text: str, because: str) -> None:
     assert because in refused.value.found
 
 
+def test_an_address_is_compared_in_lower_case_without_dots_and_suffix() -> None:
+    assert names.canonical_address("First.Last+a.b+c@Example.com") == "firstlast@example.com"
+    assert names.canonical_address("*@example.com") == "*@example.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("Sales@Example.com", "sales@example.com"),
+        (" f.l@example.com", "f.l@example.com"),
+        ("*@Lists.Bücher.example", "*@lists.xn--bcher-kva.example"),
+    ],
+)
+def test_an_identity_is_an_address_or_a_whole_domain(text: str, canonical: str) -> None:
+    assert names.identity(text) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sales", "no @"),
+        ("*", "no @"),
+        ("*@example", "no dot"),
+        ("a*@b", "no dot"),
+        ("I <i@example.com>", "before the @"),
+        ("f.l+x@example.com", "write fl@example.com"),
+    ],
+)
+def test_what_is_no_identity_says_why(text: str, said: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        names.identity(text)
+    assert said in f"{refused.value.found} {refused.value.fix}"
+
+
 @pytest.mark.parametrize("text", ["i", "First.Last", "a_b-c", "x" * 64])
 def test_a_user_is_lower_case(text: str) -> None:
     assert names.user(text) == text.lower()

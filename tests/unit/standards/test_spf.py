@@ -144,7 +144,20 @@ def test_ten_lookups_pass_and_eleven_do_not() -> None:
 
 @pytest.mark.parametrize(
     "term",
-    ["+all", "all", "ip4:0.0.0.0/0", "+ip4:10.0.0.0/8", "ip6:::/0", "ip6:2001::/19", "a/0", "mx//19", "a:x.example/8"],
+    [
+        "+all",
+        "all",
+        "ip4:0.0.0.0/0",
+        "+ip4:10.0.0.0/8",
+        "ip6:::/0",
+        "ip6:2001::/19",
+        "a/0",
+        "mx//19",
+        "a:x.example/8",
+        "exists:x.example",
+        "exists:%{l}.x.example",
+        "exists:%{h}.x.example",
+    ],
 )
 def test_a_term_that_authorises_strangers_is_found(term: str) -> None:
     assert ids(f"v=spf1 {term}") == ["spf-strangers"]
@@ -152,7 +165,18 @@ def test_a_term_that_authorises_strangers_is_found(term: str) -> None:
 
 @pytest.mark.parametrize(
     "term",
-    ["-all", "?ip4:0.0.0.0/0", "-ip4:0.0.0.0/0", "ip4:10.0.0.0/9", "ip6:2001::/20", "a/9", "mx//20", "ip4:broken"],
+    [
+        "-all",
+        "?ip4:0.0.0.0/0",
+        "-ip4:0.0.0.0/0",
+        "ip4:10.0.0.0/9",
+        "ip6:2001::/20",
+        "a/9",
+        "mx//20",
+        "ip4:broken",
+        "exists:%{ir}.x.example",
+        "EXISTS:%{P}.x.example",
+    ],
 )
 def test_a_term_for_known_senders_or_against_strangers_is_not(term: str) -> None:
     assert "spf-strangers" not in ids(f"v=spf1 {term}")
@@ -165,3 +189,48 @@ def test_ptr_is_found() -> None:
 def test_a_mechanism_after_all_is_found_but_a_modifier_may_stand_there() -> None:
     assert ids("v=spf1 ~all a") == ["spf-after-all"]
     assert ids("v=spf1 ~all exp=x.example") == []
+
+
+def doubts(term: str, *, mx_elsewhere: bool = True) -> list[str]:
+    found = spf.weaknesses(f"v=spf1 {term} ~all", "example.com", "example.com", mx_elsewhere=mx_elsewhere)
+    return [finding.id for finding in found if finding.severity == "warning" and term in finding.found]
+
+
+@pytest.mark.parametrize(
+    ("term", "identifier"),
+    [
+        ("ip4:10.1.0.0/16", "spf-wide"),
+        ("+ip4:10.0.0.0/9", "spf-wide"),
+        ("ip6:2001:db8::/32", "spf-wide"),
+        ("ip6:2001::/20", "spf-wide"),
+        ("a:mail.example.net/16", "spf-wide"),
+        ("mx:example.net//32", "spf-wide"),
+        ("a", "spf-apex"),
+        ("A", "spf-apex"),
+        ("+a", "spf-apex"),
+        ("a/24", "spf-apex"),
+        ("a:Example.com", "spf-apex"),
+        ("a:example.com//64", "spf-apex"),
+        ("mx", "spf-mx-elsewhere"),
+        ("mx:example.com/28", "spf-mx-elsewhere"),
+        ("exists:%{ir}.x.example", "spf-exists"),
+        ("include:spf.protection.outlook.com", "spf-shared"),
+        ("include:SPF.protection.outlook.com", "spf-shared"),
+    ],
+)
+def test_a_term_that_may_authorise_strangers_is_a_warning(term: str, identifier: str) -> None:
+    assert doubts(term) == [identifier]
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["ip4:192.0.2.7", "ip4:10.1.0.0/17", "ip6:2001:db8::/33", "a:mail.example.com", "mx:example.net",
+     "include:_spf.example.com", "include:_spf.google.com", "-a", "~mx", "?ip4:10.1.0.0/16",
+     "ip4:0.0.0.0/0", "exists:x.example"],
+)  # fmt: skip
+def test_known_senders_and_what_is_an_error_already_are_none(term: str) -> None:
+    assert doubts(term) == []
+
+
+def test_our_own_mx_hosts_may_send() -> None:
+    assert doubts("mx", mx_elsewhere=False) == []
