@@ -15,6 +15,8 @@ NAMESERVERS: Final = ("ns1.lab.test", "ns2.lab.test")
 ACME_NAME: Final = "acme.lab.test"
 RECEIVER_MX: Final = "mx.receiver.test"
 COLLEAGUES_MX: Final = "mx.colleagues.test"
+REFUSED: Final = "refused@receiver.test"
+"""The mailbox that takes no mail at all: who forwards to it has a message to bounce."""
 COLLEAGUES_OCTET: Final = 26
 """The colleagues' mail exchanger has an address of its own: a second party that is not the judge."""
 

@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP
 
 from lab.addresses import GUEST_MAIL, Plan
 from lab.internet.judge import Envelope, Lookup, Unanswered, Verdict, judge, system_lookup
-from lab.internet.names import COLLEAGUES_MX, COLLEAGUES_OCTET, RECEIVER_MX
+from lab.internet.names import COLLEAGUES_MX, COLLEAGUES_OCTET, RECEIVER_MX, REFUSED
 
 if TYPE_CHECKING:
     from aiosmtpd.smtp import Envelope as SmtpEnvelope
@@ -39,7 +39,9 @@ class Mailbox:
     async def handle_RCPT(  # noqa: N802  (aiosmtpd's name)
         self, _server: SMTP, _session: Session, envelope: SmtpEnvelope, address: str, options: list[str]
     ) -> str:
-        """Refuse what is not ours: an open relay would hide a wrong MX."""
+        """Refuse what is not ours (an open relay would hide a wrong MX), and everything for the refused mailbox."""
+        if address.lower() == REFUSED:
+            return "550 5.7.1 this mailbox takes no mail"
         domain = address.rpartition("@")[2].lower()
         if domain != self.domain and not await asyncio.to_thread(self._is_hosted, domain):
             return f"550 5.7.1 no relaying, expected an address of {self.domain} or of a domain with MX {self.host}"

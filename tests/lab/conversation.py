@@ -150,11 +150,17 @@ class Session:
                 break
         return lines
 
-    def ask(self, command: str, code: str) -> None:
-        """One command on the way to where the script begins."""
-        self.send(octets(command, self.values) + b"\r\n")
+    def expect(self, pattern: str, where: str) -> list[str]:
+        """The next reply, which must begin like this; the end of the connection reads `closed`."""
         reply = self.reply()
-        assert reply and reply[-1].startswith(code), "\n".join([f"no {code} on the way", *self.transcript])
+        last = reply[-1] if reply else "closed"
+        assert re.match(pattern, last), f"{where}: expected {pattern!r}, got {reply or last}"
+        return reply
+
+    def ask(self, command: str, code: str) -> None:
+        """One command outside the script."""
+        self.send(octets(command, self.values) + b"\r\n")
+        self.expect(code, command.split()[0])
 
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:
@@ -182,12 +188,12 @@ class Actor:
         """Raise AssertionError with the whole transcript at the first line the server does not follow."""
         values = {"me": self.sender(start), "port": str(start.port)}
         with Session(self.address, start, values) as session:
-            _begin(session, self.passwords)
             try:
+                _begin(session, self.passwords)
                 _follow(session, conversation)
             except AssertionError as error:
                 transcript = "\n".join(session.transcript)
-                raise AssertionError(f"{conversation.file}.smtp: {error}\n{transcript}") from None
+                raise AssertionError(f"{conversation.file}.smtp, {error}\n{transcript}") from None
 
 
 def _begin(session: Session, passwords: Mapping[str, str]) -> None:
@@ -196,8 +202,7 @@ def _begin(session: Session, passwords: Mapping[str, str]) -> None:
         session.start_tls()
     if way == "after connect" or (port == 465 and way == "in plain text"):
         return
-    greeting = session.reply()
-    assert greeting and greeting[0].startswith("220 "), greeting
+    session.expect("220 ", "the greeting")
     session.ask("EHLO client.test", "250")
     if way in {"over TLS", "as"} and port != 465:
         session.ask("STARTTLS", "220")
@@ -222,23 +227,17 @@ def _follow(session: Session, conversation: Conversation) -> None:
             session.start_tls()
         elif kind == "HANGUP":
             return
-        elif text == "closed":
-            reply = session.reply()
-            assert not reply, f"line {number}: expected the connection to end, got {reply}"
         elif kind == "S:":
             pattern, times = _TIMES.fullmatch(text).groups()  # type: ignore[union-attr]
             for _ in range(int(times or 1)):
-                reply = session.reply()
-                assert reply and re.match(pattern, reply[-1]), f"line {number}: expected {pattern!r}, got {reply}"
+                reply = session.expect(pattern, f"line {number}")
         elif kind in {"S+", "S-"}:
             offered = any(re.match(text, line[4:]) for line in reply)
             assert offered == (kind == "S+"), f"line {number}: {kind} {text!r}, got {reply}"
     if reply:
         # An answer too many or too few shows here: somebody's command was data, or the other way round.
-        session.send(b"QUIT\r\n")
-        last = session.reply()
-        assert last and last[-1].startswith("221 "), f"at the end: expected 221 to QUIT, got {last}"
-        assert not session.reply(), "the server goes on after QUIT"
+        session.ask("QUIT", "221 ")
+        session.expect("closed", "after QUIT")
 
 
 def _short(data: bytes) -> str:

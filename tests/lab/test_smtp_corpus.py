@@ -1,0 +1,146 @@
+"""What a converged server answers to everything people have tried with mail servers: the words are in `smtp_corpus/`.
+
+All conversations share one server; the tests after them look at what arrived anywhere because of them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab.internet.names import COLLEAGUES_MX, zone_id
+from lab.internet.outside import Domain
+from lab.shell import wait_until
+from tests.lab.conversation import Actor, Conversation, Session, Start, octets, parse
+from tests.lab.live_run import forget
+from tests.lab.program import DOMAIN, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lab.client import Lab
+
+ELSEWHERE = "second.test"
+PASSWORDS = {f"alice@{DOMAIN}": "a-password-of-the-lab", f"bob@{ELSEWHERE}": "bobs-password-of-the-lab"}
+FILES = sorted((Path(__file__).parent / "smtp_corpus").glob("*.smtp"))
+PLAYS = [(conversation, start) for file in FILES for conversation in parse(file) for start in conversation.starts]
+
+
+@pytest.fixture(scope="module")
+def stack(lab: Lab) -> Iterator[Stack]:
+    """A domain we forward for and one whose mailboxes are elsewhere, with a user each."""
+    vps = lab.fresh_vps(octet=40)
+    lab.dns.set(ELSEWHERE, "MX", [f"10 {COLLEAGUES_MX}."])
+    domains = [
+        {
+            "name": DOMAIN,
+            "zoneId": zone_id(DOMAIN),
+            "dmarc": {"policy": "reject"},
+            "users": ["alice"],
+            "aliases": {"alice": ["alice@receiver.test"], "first.last": ["first@receiver.test"]},
+        },
+        {
+            "name": ELSEWHERE,
+            "zoneId": zone_id(ELSEWHERE),
+            "mail": "external",
+            "mx": [COLLEAGUES_MX],
+            "users": ["bob"],
+        },
+    ]
+    made = Stack(lab, vps, domains=domains, passwords=PASSWORDS)
+    made.point_back()
+    made.write()
+    done = made.up()
+    assert done.returncode == 0, done.stdout
+    yield made
+    made.run("destroy", "--yes", "--skip-preview")
+    forget(made)
+    lab.dns.delete(ELSEWHERE, "MX")
+    lab.remove_vps(vps)
+
+
+@pytest.fixture(scope="module")
+def actor(stack: Stack) -> Iterator[Actor]:
+    """Plays with the server; the outside domains of the corpus are in the DNS meanwhile."""
+    here, elsewhere = stack.lab.plan.uplink_machine, stack.lab.plan.address(99)
+    outside = (
+        Domain(name="outside.test", servers=here),
+        Domain(name="secure.test", servers=here),
+        Domain(name="strict.test", servers=elsewhere),
+        Domain(name="unconfirmed.test"),
+        Domain(name="bank.test", servers=elsewhere, policy="reject"),
+    )
+    for domain in outside:
+        domain.publish(stack.lab.dns)
+    yield Actor(address=stack.vps.ipv4, sender=envelope_sender, passwords=PASSWORDS)
+    for domain in outside:
+        domain.withdraw(stack.lab.dns)
+
+
+def envelope_sender(start: Start) -> str:
+    """Who `{me}` is. A domain that once came by TLS may not come without any more, so there are two outside."""
+    return start.user or ("friend@secure.test" if start.way == "over TLS" else "friend@outside.test")
+
+
+def test_the_corpus_is_large() -> None:
+    assert len({(conversation.file, conversation.title) for conversation, _ in PLAYS}) >= 180
+
+
+@pytest.mark.parametrize(("conversation", "start"), PLAYS, ids=[f"{c.file}: {c.title} ({s})" for c, s in PLAYS])
+def test_conversation(actor: Actor, conversation: Conversation, start: Start) -> None:
+    actor.play(conversation, start)
+
+
+def test_what_the_conversations_sent_arrives_and_nothing_else(stack: Stack, actor: Actor) -> None:
+    expected = {subject for conversation, start in PLAYS for subject in conversation.subjects(start)}
+
+    def subjects() -> set[str]:
+        return {message["subject"] for message in stack.lab.messages()}
+
+    assert wait_until(lambda: stack.vps.ssh("ls /var/lib/chasquid/queue").stdout == "", timeout=30)
+    assert subjects() == expected
+
+
+# Guessing users
+
+GUESSES = 60
+"""Of each user; a guesser gets no more from one address in a day (fail2ban)."""
+
+
+def test_a_guesser_learns_nothing_from_the_time_an_answer_takes(stack: Stack, actor: Actor) -> None:
+    """Two rounds, as a burst of work on this machine may be on one side; a real difference is in both."""
+    users = (f"alice@{DOMAIN}", f"nobody@{DOMAIN}")
+    distances = [kolmogorov_smirnov(*guessed(stack.vps.ipv4, users)) for _ in range(2)]
+    # At this distance one of a thousand pairs of equal samples is taken for different.
+    limit = 1.95 * (2 / GUESSES) ** 0.5
+    assert min(distances) < limit, f"{users[0]} and {users[1]} are told apart: distances {distances}, limit {limit:.2f}"
+
+
+def guessed(address: str, users: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Seconds until a wrong password is refused, in turns for both users."""
+    known, unknown = list[float](), list[float]()
+    for number in range(GUESSES):
+        start = Start(465)
+        for seconds, user in ((known, users[0]), (unknown, users[1]))[:: 1 if number % 2 else -1]:
+            with Session(address, start, {}) as session:
+                session.start_tls()
+                session.reply()
+                session.ask("EHLO client.test", "250")
+                guess = octets(f"AUTH PLAIN {{plain {user} a-wrong-password}}\\r\\n", {})
+                begun = time.perf_counter()
+                session.send(guess)
+                reply = session.reply()
+                seconds.append(time.perf_counter() - begun)
+                assert reply == ["535 5.7.8 Incorrect user or password"]
+    return known, unknown
+
+
+def kolmogorov_smirnov(first: Sequence[float], second: Sequence[float]) -> float:
+    """The greatest distance between the distributions of two samples: sees a shift, a spread and a tail alike."""
+    return max(
+        abs(sum(x <= value for x in first) / len(first) - sum(x <= value for x in second) / len(second))
+        for value in (*first, *second)
+    )
