@@ -16,7 +16,7 @@ from dataclasses import dataclass
 #  - Without one, `Received` must repeat the name and go on behind it on the same line.
 #  - A line that the SPF reason smuggles in leaves the reason's `)` at the end of a line that may not have one.
 _WRITTEN = re.compile(
-    rb"""Authentication-Results: (?P<name>[^\s;()]+)\r?\n
+    rb"""Authentication-Results:\ (?P<name>[^\s;()]+)\r?\n
     (?:\t;spf=(?P<spf>[a-z]+)\ \([^\n]*\)\r?\n)?
     (?P<dkim>
       \t;dkim=none\r?\n
