@@ -204,7 +204,7 @@ def too_long(case: Case) -> Verdict | None:
         rewritten = f"{recipient.partition('@')[0]}+fwd_from={case.request.sender.replace('@', '=')}"
         if (octets := len(rewritten.encode())) > LOCAL_PART:
             return Verdict.refuse(
-                f"5.7.1 The sender address is too long to be forwarded: rewritten for {recipient} it has {octets} octets "
+                f"5.7.1 The sender address is too long to be forwarded: for {recipient} it becomes {octets} octets "
                 f"before the @, {LOCAL_PART} are allowed; send from one that is {octets - LOCAL_PART} shorter"
             )
     return None

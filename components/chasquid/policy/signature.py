@@ -35,7 +35,7 @@ class Unsigned(Exception):  # noqa: N818  (says what becomes of the message)
 
 
 def headers(request: Request, headers: Headers, settings: Mapping[str, Any], keys: Path = KEYS) -> list[str]:
-    """A DKIM-Signature for each active key of the sender's domain; none for mail without one click. Raises `Unsigned`."""
+    """A DKIM-Signature for each active key of the sender's domain, none without one click. Raises `Unsigned`."""
     if not headers.all(ONE_CLICK):
         return []
     domain = dmarc.a_labels(request.sender.rpartition("@")[2])
