@@ -18,10 +18,10 @@ import dns.message
 import dns.query
 
 from lab.internet.certificates import CA_CERTIFICATE
-from lab.internet.names import COLLEAGUES_OCTET
+from lab.internet.names import CLOUDFLARE_TOKEN, COLLEAGUES_OCTET, zone_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lab.addresses import Plan
 
@@ -82,6 +82,12 @@ def email_routing(plan: Plan, zone: str, *, enabled: bool) -> None:
     control(plan, "PUT" if enabled else "DELETE", f"email-routing/{zone}")
 
 
+def edit_zone(plan: Plan, method: str, zone: str, record: str = "", body: object = None) -> Any:
+    """Make, change or remove a record as the zone's owner does at the provider; `record` is its id."""
+    url = f"{plan.cloudflare_api}/zones/{zone_id(zone)}/dns_records/{record}".rstrip("/")
+    return _ask(method, url, body, {"Authorization": f"Bearer {CLOUDFLARE_TOKEN}"})["result"]
+
+
 def acme_roots(plan: Plan) -> str:
     """PEM of the root that signs the ACME server's certificates; a new one at each of its starts."""
     with _tls_opener().open(f"{plan.acme_management}/roots/0", timeout=TIMEOUT) as answer:
@@ -108,9 +114,10 @@ def control(plan: Plan, method: str, path: str, body: object = None) -> Any:
     return _ask(method, f"http://{plan.api.ipv4}:8080/lab/{path}", body)
 
 
-def _ask(method: str, url: str, body: object = None) -> Any:
+def _ask(method: str, url: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
     try:
         with _OPENER.open(request, timeout=TIMEOUT) as answer:
             return json.loads(answer.read())

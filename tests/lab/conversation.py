@@ -160,7 +160,7 @@ class Session:
     def ask(self, command: str, code: str) -> None:
         """One command outside the script."""
         self.send(octets(command, self.values) + b"\r\n")
-        self.expect(code, command.split()[0])
+        self.expect(code, command.split(maxsplit=1)[0])
 
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:

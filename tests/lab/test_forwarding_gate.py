@@ -101,7 +101,8 @@ def stack(lab: Lab) -> Iterator[Stack]:
             "aliases": {"bob": ["bob@receiver.test"]},
         },
     ]
-    made = Stack(lab, vps, domains=domains, passwords=dict.fromkeys((ALICE, BOB), "a-password-of-the-lab"))
+    passwords = dict.fromkeys((ALICE, BOB), "a-password-of-the-lab")
+    made = Stack(lab, vps, domains=domains, passwords=passwords, drainTimeout=10)
     made.point_back()
     made.write()
     done = made.up()
