@@ -38,6 +38,27 @@ BUSY_LIMIT = 60  # seconds; far below the deploy hook's own limit, see deploy_ho
 ISSUE_LIMIT = 300  # seconds besides the propagation time
 # How certbot's DNS plugin reads another API address: python3-cloudflare from 2.9, before, and certbot from 5.
 API_VARIABLES = ("CLOUDFLARE_API_URL", "CF_API_URL", "CLOUDFLARE_BASE_URL")
+# certbot speaks to the network as root. It keeps its way to all files: other certificates of this host, and their
+# hooks, are renewed by the same unit.
+SANDBOX = """\
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_NET_BIND_SERVICE
+NoNewPrivileges=yes
+ProtectSystem=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM"""
 SHOWN_LINES, SHOWN_WIDTH = 12, 400
 NOISE = ("Saving debug log", "Ask for help", "Requesting a certificate", "Renewing an existing certificate", "- - -")
 # What certbot says -> what to do about it.
@@ -138,7 +159,7 @@ def arrange_renewal(wanted: dict[str, Any]) -> list[str]:
 
 def drop_in(wanted: dict[str, Any], hook: Path) -> str:
     """What the distribution's certbot.service needs in addition."""
-    lines = ["# Written by Mailroom; a change here is undone by the next `pulumi up`.", "[Service]"]
+    lines = ["# Written by Mailroom; a change here is undone by the next `pulumi up`.", "[Service]", SANDBOX]
     for key, value in sorted(environment(wanted).items()):
         quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
         lines.append(f'Environment="{key}={quoted}"')

@@ -118,6 +118,7 @@ def machine(lab: Lab) -> Iterator[Machine]:
     folder = vps.root / bundle().directory.lstrip("/")
     folder.mkdir(parents=True)
     for name, text in bundle().files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     settings: Any = lab.stack_config(vps)
@@ -178,7 +179,7 @@ def test_a_bare_host_fits(machine: Machine) -> None:
 def test_preparation_installs_what_is_missing_and_says_so(machine: Machine) -> None:
     assert machine.prepared.status == 0, machine.prepared.stderr
     assert re.fullmatch(
-        r"changed: installed certbot python3-certbot-dns-cloudflare, .*made /var/lib/chasquid\n",
+        r"changed: installed certbot python3-certbot-dns-cloudflare, .*made /var/lib/chasquid, .*made /var/lib/mailroom-policy\n",
         machine.prepared.stdout,
     )
     assert machine.text("id -nG chasquid; stat -c '%a %U %G' /var/lib/chasquid") == "chasquid\n750 chasquid chasquid\n"
