@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 # internal/smtpsrv/conn.go addReceivedHeader, internal/dkim/verify.go AuthenticationResults, and envelope.AddHeader,
 # which makes a tab of each line's beginning; all of chasquid 1.18.
-#  - With a sender the line after the name is `;spf=`, so a line that the name smuggles in moves it and shows.
-#  - Without one, `Received` must repeat the name and go on behind it on the same line.
-#  - A line that the SPF reason smuggles in leaves the reason's `)` at the end of a line that may not have one.
+#  - The name comes again in Received, the reason in Received-SPF, each on one line there: a line break in either shows.
+#  - A value of a DKIM tag has no `;`, so it cannot begin a result; one that is no domain name is not read at all.
 _WRITTEN = re.compile(
     rb"""Authentication-Results:\ (?P<name>[^\s;()]+)\r?\n
     (?:\t;spf=(?P<spf>[a-z]+)\ \([^\n]*\)\r?\n)?
@@ -25,7 +24,7 @@ _WRITTEN = re.compile(
         (?:\ \ header\.b=[A-Za-z0-9+/=]{1,12})?\ \ header\.d=[A-Za-z0-9._-]*\r?\n
       )+
     )
-    (?:Received-SPF:\ [^\n]*\n(?:\t[^\n]*\n)*)?
+    (?(spf)Received-SPF:\ [^\n]*\n)
     Received:\ from\ \S+\ \(\[[0-9A-Za-z.:%]+\]\)\n
     \tby\ (?P=name)\ \(chasquid\)\ with\ E?SMTPS?\n""",
     re.VERBOSE,

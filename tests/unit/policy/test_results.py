@@ -64,6 +64,7 @@ def of(checked: Checked) -> set[str]:
     return set(trusted(checked.message()).dkim)
 
 
+LONG_REASON = 'x)\n;dkim=pass  header.d=gmail.test\n;dkim=fail  reason=""\n  header.d=x'
 # A stranger's material: pieces of what chasquid writes, put together in every way.
 PIECES = [
     *("\n", "\r\n", "\t", "  ", " ", ";", "(", ")", '"', "x", "client.test", "gmail.test"),
@@ -139,7 +140,7 @@ def test_what_chasquid_really_wrote_is_read(file: str, expected: Results) -> Non
         ),
         (
             "the reason of SPF breaks the line",
-            Checked(spf=("none", 'x)\n;dkim=pass  header.d=gmail.test\n;dkim=fail  reason=""\n  header.d=x')),
+            Checked(spf=("none", LONG_REASON), signatures=[("fail", "x.test", "", "")]),
         ),
         (
             "the domain of a signature holds another result",
