@@ -5,7 +5,10 @@ Where two readers may read a message differently, one of them is fooled: such a 
 
 from __future__ import annotations
 
+import binascii
+import quopri
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +17,16 @@ if TYPE_CHECKING:
 
 ACCEPT, REFUSE, DEFER = 0, 20, 75  # exit statuses of the hook (docs/hooks.md of chasquid)
 FIELDS = 7
+HEADER = 2**18  # bytes; no honest header is longer, and many readers stop earlier
+REPLY = 480  # characters; RFC 5321 section 4.5.3.1.5 allows 512 with the code and the line's end
+_END = re.compile(rb"\r?\n\r?\n")
+_CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x10-\x1a\x1c-\x1f]|\r(?!\n)")  # all but those that ISO-2022-JP needs
 _NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 section 2.2, without obsolete space before the colon
 _LOCAL = re.compile(r"[^\s\"(),:;<>@\[\\\]\x00-\x20\x7f]+")
 _DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)*")
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, bytes that are no UTF-8 (RFC 6532 section 3.1), other line ends
+_FIELD = re.compile(r"[!-9;-~]+:[^\n]*(\n[ \t]+[^\s][^\n]*)*")
+_ENCODED = re.compile(r"=\?([^?]*)\?([bq])\?([^?]*)\?=", re.IGNORECASE)  # RFC 2047 section 2
 
 
 class Malformed(Exception):  # noqa: N818  (a judgement on a message, not a failure of ours)
@@ -37,18 +47,20 @@ class Verdict:
 
     @classmethod
     def accept(cls, headers: Sequence[str] = ()) -> Verdict:
-        """Take it, with these header fields on top."""
+        """Take it, with these header fields on top; chasquid leaves out what is not a header, without a word."""
+        if not all(_FIELD.fullmatch(header) for header in headers):
+            raise ValueError("a header field to put on top has not the form of one")
         return cls(ACCEPT, "\n".join(headers))
 
     @classmethod
     def refuse(cls, text: str) -> Verdict:
         """554: the same message will never be taken."""
-        return cls(REFUSE, one_line(text))
+        return cls(REFUSE, _reply(text))
 
     @classmethod
     def defer(cls, text: str) -> Verdict:
         """451: the client keeps it and tries again."""
-        return cls(DEFER, one_line(text))
+        return cls(DEFER, _reply(text))
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,9 @@ class Request:
     message: bytes
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "user", self.user.lower())
+        """chasquid names a user's domain in U-labels; settings, counters and suspensions have A-labels."""
+        local, at, domain = self.user.lower().rpartition("@")
+        object.__setattr__(self, "user", f"{local}{at}{to_ascii(domain)}")
 
     @classmethod
     def parse(cls, data: bytes) -> Request:
@@ -87,21 +101,18 @@ class Headers:
     @classmethod
     def parse(cls, message: bytes) -> Headers:
         """RFC 5322 section 2.2; raises `Malformed` where readers differ about where a field or the header ends."""
-        head = message.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
-        if b"\r" in head or b"\0" in head:
-            raise Malformed("the header holds a bare CR or NUL")
-        fields: list[tuple[str, str]] = []
-        for line in head.decode(errors="surrogateescape").split("\n"):
+        fields: list[tuple[str, list[str]]] = []
+        for line in _header(message).decode(errors="surrogateescape").replace("\r\n", "\n").split("\n"):
             if line[:1] in {" ", "\t"}:
                 if not fields or not line.strip():
-                    raise Malformed("a header line holds nothing but space")
-                fields[-1] = (fields[-1][0], f"{fields[-1][1]}\n{line}")
+                    raise Malformed("a header line holds nothing but space, or continues no field")
+                fields[-1][1].append(line)
                 continue
             name, colon, value = line.partition(":")
             if not colon or not _NAME.fullmatch(name):
                 raise Malformed(f"{one_line(line)[:40]!r} is no header field")
-            fields.append((name, value))
-        return cls(tuple(fields))
+            fields.append((name, [value]))
+        return cls(tuple((name, "\n".join(lines)) for name, lines in fields))
 
     def all(self, name: str) -> list[str]:
         """The values of every field of that name, in order."""
@@ -120,13 +131,49 @@ class Headers:
         return found[0]
 
 
+def _header(message: bytes) -> bytes:
+    """The message up to its first empty line."""
+    end = _END.search(message, 0, HEADER)
+    if end is None and len(message) > HEADER:
+        raise Malformed(f"the header is longer than {HEADER // 1024} KiB")
+    header = message[: end.start()] if end else message.removesuffix(b"\n").removesuffix(b"\r")
+    if _CONTROL.search(header):
+        raise Malformed("the header holds a control character such as NUL or a bare CR")
+    return header
+
+
 def addresses(value: str) -> tuple[str, ...]:
     """The addresses of a field (RFC 5322 section 3.4), each as local@domain. Raises `Malformed`.
 
-    Groups, routes, quoted local parts and addresses hidden in comments are refused: readers differ about them.
+    Groups, routes, quoted local parts and addresses hidden in comments or encoded words are refused: readers differ
+    about them.
     """
-    found = [_mailbox(part) for part in _split(value)]
-    return tuple(found)
+    text = value.replace("\n", "")
+    if any(unicodedata.category(character) in _UNSEEN for character in text.replace("\t", " ")):
+        raise Malformed("an address field holds control characters or is not UTF-8")
+    found = tuple(_mailbox(part) for part in _split(text))
+    for hidden in _hidden(text):
+        if hidden.strip().lower() not in {address.lower() for address in found}:
+            raise Malformed("an encoded word holds an address")
+    return found
+
+
+def _hidden(text: str) -> Iterator[str]:
+    """What encoded words (RFC 2047) show to a reader that decodes before it looks for addresses, where that matters."""
+    for charset, encoding, encoded in _ENCODED.findall(text):
+        try:
+            data = (
+                binascii.a2b_base64(encoded.encode() + b"===")
+                if encoding in "bB"
+                else quopri.decodestring(encoded.encode(), header=True)
+            )
+            shown = data.decode(charset.partition("*")[0], errors="replace")  # RFC 2231 section 5: *language
+        except LookupError:  # no charset in use hides these three characters
+            shown = data.decode("latin-1")
+        except ValueError as error:
+            raise Malformed("an encoded word cannot be decoded") from error
+        if re.search("[@<>]", shown):
+            yield shown
 
 
 def _split(value: str) -> Iterator[list[tuple[str, str]]]:
@@ -177,25 +224,27 @@ def _end_of_comment(value: str, position: int) -> int:
 
 def _mailbox(part: list[tuple[str, str]]) -> str:
     angles = [text for kind, text in part if kind == "angle"]
-    names = [text.strip() for kind, text in part if kind == "text" and text.strip()]
+    names = [text.strip(" \t") for kind, text in part if kind == "text" and text.strip(" \t")]
     quoted = any(kind == "quoted" for kind, _ in part)
     if not angles:
         if len(names) != 1 or quoted:
             raise Malformed("a mailbox without < > is not one plain address")
-        return _address(names[0])
+        return plain(names[0])
     after = part[[kind for kind, _ in part].index("angle") + 1 :]
     if len(angles) > 1 or any(text.strip() for _, text in after):
         raise Malformed("something follows the address in < >")
     if any("@" in name for name in names):
         raise Malformed("the name before < > looks like an address")
-    return _address(angles[0][1:-1])
+    return plain(angles[0][1:-1].strip(" \t"))
 
 
-def _address(text: str) -> str:
-    local, at, domain = text.strip().rpartition("@")
-    if not at or not _LOCAL.fullmatch(local) or not _DOMAIN.fullmatch(domain):
-        raise Malformed(f"{one_line(text)[:80]!r} is no plain address")
-    return f"{local}@{domain}"
+def plain(address: str) -> str:
+    """`address` if it is a dot-atom at a domain, the same to readers that decode or normalize. Raises `Malformed`."""
+    local, at, domain = address.rpartition("@")
+    same = address.isprintable() and unicodedata.normalize("NFKC", address) == address and "=?" not in local
+    if not at or not same or not _LOCAL.fullmatch(local) or not _DOMAIN.fullmatch(domain):
+        raise Malformed(f"{one_line(address)[:80]!r} is no plain address")
+    return address
 
 
 def canonical(address: str) -> str:
@@ -210,14 +259,16 @@ def domain_of(address: str) -> str:
 
 
 def to_ascii(domain: str) -> str:
-    """A domain in lower-case A-labels (RFC 5891); what has none stays as it is."""
-    name = domain.lower().rstrip(".")
-    try:
-        return name if name.isascii() else name.encode("idna").decode()
-    except UnicodeError:
-        return name
+    """A domain in lower-case A-labels (RFC 3492), without mapping: Python's `idna` takes straße for strasse."""
+    labels = unicodedata.normalize("NFC", domain.lower()).split(".")
+    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
 
 
 def one_line(text: str) -> str:
     """`text` without anything that could end a log line or an SMTP reply."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _reply(text: str) -> str:
+    """`text` as one line of an SMTP reply (RFC 5321 section 4.2): ASCII, not too long."""
+    return one_line(text).encode("ascii", "replace").decode()[:REPLY]
