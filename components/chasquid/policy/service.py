@@ -116,7 +116,10 @@ class Service:
             return Verdict.refuse(
                 f"5.5.3 {len(request.recipients)} recipients in one message, {most} are allowed; send several messages"
             )
-        extra = signature.headers(request, headers, settings)  # before anything is counted: it may fail
+        try:
+            extra = signature.headers(request, headers, settings)  # before anything is counted
+        except signature.Unsigned as reason:
+            return Verdict.defer(f"4.7.0 {reason}; try again later")
         admitted = self._store.admit(user, request.recipients, settings)
         if isinstance(admitted, limits.Over):
             return Verdict.defer(admitted.text(self._store.clock()))

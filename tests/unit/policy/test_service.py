@@ -1,0 +1,247 @@
+"""The service behind chasquid's hook, and the hook itself: whatever goes wrong defers, nothing is taken unjudged."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from components.chasquid.policy import notices, service
+from components.chasquid.policy.message import ACCEPT, DEFER, REFUSE, Verdict
+from components.chasquid.policy.service import Service, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from components.chasquid.policy.limits import Store
+    from components.chasquid.policy.message import Request
+
+ALICE = "alice@example.com"
+HOOK = Path("components/chasquid/post-data")
+MESSAGE = f"From: {ALICE}\nTo: to@receiver.test\n\nHello\n".encode()
+
+
+@pytest.fixture
+def file(tmp_path: Path, settings: dict[str, Any]) -> Path:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture
+def policy(file: Path, store: Store) -> Service:
+    return Service(Settings(file), store)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Subjects of the notices."""
+    said: list[str] = []
+    monkeypatch.setattr(notices, "tell", lambda topic, subject, *_: said.append(subject))
+    return said
+
+
+def judge(policy: Service, request: Request) -> Verdict:
+    return policy._verdict(request)
+
+
+def test_a_users_own_message_is_taken(policy: Service, ask: Callable[..., Request]) -> None:
+    assert judge(policy, ask()) == Verdict(ACCEPT)
+
+
+def test_too_many_recipients_are_refused_for_good_and_counted_nowhere(
+    policy: Service, ask: Callable[..., Request]
+) -> None:
+    verdict = judge(policy, ask(recipients=tuple(f"{number}@x.test" for number in range(4))))
+    assert (verdict.status, verdict.text[:5]) == (REFUSE, "5.5.3")
+    assert "3 are allowed" in verdict.text
+    assert judge(policy, ask(recipients=("a@x.test", "b@x.test", "c@x.test"))).status == ACCEPT
+
+
+def test_over_a_limit_the_message_waits_at_the_client(
+    policy: Service, ask: Callable[..., Request], told: list[str]
+) -> None:
+    assert [judge(policy, ask()).status for _ in range(4)] == [ACCEPT] * 4
+    verdict = judge(policy, ask())
+    assert (verdict.status, verdict.text[:5]) == (DEFER, "4.7.1")
+    assert told == [f"{ALICE} is close to a sending limit"]
+
+
+def test_parallel_messages_cannot_pass_a_limit_together(policy: Service, ask: Callable[..., Request]) -> None:
+    statuses: list[int] = []
+    threads = [threading.Thread(target=lambda: statuses.append(judge(policy, ask()).status)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses.count(ACCEPT) == 4
+
+
+def test_a_suspended_user_is_refused_before_anything_else(
+    policy: Service, ask: Callable[..., Request], tmp_path: Path
+) -> None:
+    (tmp_path / "suspended").mkdir()
+    (tmp_path / "suspended" / ALICE).write_text("{}")
+    assert judge(policy, ask(user="Alice@example.com")).status == REFUSE
+
+
+def test_the_postmaster_hears_of_a_user_that_keeps_forging(
+    policy: Service, ask: Callable[..., Request], told: list[str]
+) -> None:
+    for _ in range(10):
+        assert judge(policy, ask(sender="ceo@bank.test")).status == REFUSE
+    assert told == []
+    judge(policy, ask(sender="ceo@bank.test"))
+    assert told == [f"{ALICE} tries to send as somebody else"]
+
+
+def test_the_probes_forgeries_are_nobodys_business(
+    policy: Service, ask: Callable[..., Request], told: list[str]
+) -> None:
+    for _ in range(12):
+        judge(policy, ask(sender="forged@probe.invalid", user="probe@probe.invalid", From="forged@probe.invalid"))
+    assert told == []
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", None])
+def test_settings_that_cannot_be_read_defer_everything(
+    policy: Service, ask: Callable[..., Request], file: Path, content: str | None
+) -> None:
+    judge(policy, ask())
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    verdict = judge(policy, ask())
+    assert (verdict.status, verdict.text[:5]) == (DEFER, "4.3.0")
+
+
+def test_changed_settings_hold_for_the_next_message(
+    policy: Service, ask: Callable[..., Request], file: Path, settings: dict[str, Any]
+) -> None:
+    assert judge(policy, ask(sender="new@example.com", From="new@example.com")).status == REFUSE
+    settings["users"][ALICE]["identities"].append("new@example.com")
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(settings))
+    fresh.rename(file)
+    assert judge(policy, ask(sender="new@example.com", From="new@example.com")).status == ACCEPT
+
+
+def test_no_stranger_writes_a_second_line_into_the_log(
+    policy: Service, ask: Callable[..., Request], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="policy"):
+        judge(policy, ask(sender="a@x.test\nrefused user=bob"))
+    assert "\n" not in caplog.messages[0]
+
+
+# The hook
+
+
+@pytest.fixture
+def running(policy: Service, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[bytes]]]:
+    """The real hook against the real service; gives what the hook did with a message."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(16)
+        thread = threading.Thread(target=policy.serve, args=(listener,))
+        thread.start()
+        yield lambda message=MESSAGE, **fields: hook(path, message, **fields)
+        policy.stop()
+        thread.join()
+
+
+def hook(path: Path, message: bytes = MESSAGE, **fields: str) -> subprocess.CompletedProcess[bytes]:
+    script = HOOK.read_text().replace("socket=/run/mailroom-policy/socket", f"socket='{path}'")
+    assert str(path) in script
+    environment = {
+        "PATH": os.environ["PATH"], "REMOTE_ADDR": "192.0.2.1:1", "EHLO_DOMAIN": "client", "MAIL_FROM": ALICE,
+        "RCPT_TO": "to@receiver.test", "AUTH_AS": ALICE, "ON_TLS": "1", "SPF_PASS": "0", **fields,
+    }  # fmt: skip
+    return subprocess.run(
+        ["sh", "-c", script], input=message, env=environment, capture_output=True, check=False, timeout=20
+    )
+
+
+Running = "Callable[..., subprocess.CompletedProcess[bytes]]"
+
+
+def test_the_hook_accepts_with_header_fields_and_nothing_else(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = running()
+    assert (done.returncode, done.stdout) == (0, b"")
+    monkeypatch.setattr(service.signature, "headers", lambda *_: ["X-One: 1", "X-Two: 2\n more"])
+    done = running()
+    assert (done.returncode, done.stdout) == (0, b"X-One: 1\nX-Two: 2\n more\n")
+
+
+def test_the_hook_hands_over_each_part_and_every_byte(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(Service, "judge", lambda _, request, __: seen.append(request) or Verdict.accept())
+    message = MESSAGE + bytes(range(256)) * 9000
+    assert running(message, RCPT_TO="a@x.test b@y.test", SPF_PASS="1", MAIL_FROM="<>").returncode == 0
+    assert seen[0].message == message
+    assert (seen[0].recipients, seen[0].spf_pass, seen[0].sender) == (("a@x.test", "b@y.test"), True, "")
+
+
+def test_the_hook_refuses_with_the_words_of_the_policy(running: Running) -> None:
+    done = running(MAIL_FROM="ceo@bank.test")
+    assert done.returncode == 20
+    assert done.stdout.startswith(b"5.7.1 alice@example.com may not send as ceo@bank.test")
+
+
+@pytest.mark.parametrize(
+    "reply", [b"", b"X-Header: 1\n", b"verdict 0 \nmore", b"verdict ", b"verdict 2", b"X\nverdict 00\n"]
+)
+def test_the_hook_takes_nothing_for_a_yes_but_a_whole_one(tmp_path: Path, reply: bytes) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(4096):
+                    pass
+                connection.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = hook(path)
+        thread.join()
+    assert done.returncode == DEFER
+    assert done.stdout.startswith(b"4.3.0")
+
+
+def test_the_hook_defers_where_nobody_listens(tmp_path: Path) -> None:
+    done = hook(tmp_path / "nothing")
+    assert (done.returncode, done.stdout[:5]) == (DEFER, b"4.3.0")
+
+
+def test_a_stopping_service_answers_who_has_asked(
+    running: Running, policy: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def slowly(*_: object) -> Verdict:
+        asked.set()
+        time.sleep(0.3)
+        return Verdict.accept()
+
+    monkeypatch.setattr(Service, "judge", slowly)
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(running().returncode))
+    thread.start()
+    asked.wait(5)
+    policy.stop()
+    thread.join()
+    assert answers == [0]
