@@ -118,25 +118,25 @@ class Session:
     _buffer: bytes = b""
 
     def __enter__(self) -> Self:
-        self._socket = socket.create_connection((self.address, self.start.port), timeout=TIMEOUT)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = socket.create_connection((self.address, self.start.port), timeout=TIMEOUT)
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self.connection.close()
 
     def start_tls(self) -> None:
         """The handshake; the certificate is another test's subject."""
         assert not self._buffer, f"more than the answer came in plain text: {self._buffer!r}"
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        self._socket = context.wrap_socket(self._socket)
+        self.connection = context.wrap_socket(self.connection)
 
     def send(self, data: bytes) -> None:
         """One segment as far as it can be; a connection the server closes meanwhile is seen when its answer is read."""
         self.transcript.append(f"  C: {_short(data)}")
         try:
-            self._socket.sendall(data)
+            self.connection.sendall(data)
         except OSError as error:
             self.transcript.append(f"     ({error})")
 
@@ -165,7 +165,7 @@ class Session:
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:
             try:
-                more = self._socket.recv(65536)
+                more = self.connection.recv(65536)
             except (ConnectionError, ssl.SSLError):
                 more = b""
             if not more:
