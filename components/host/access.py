@@ -62,13 +62,22 @@ def apply() -> None:
     remember()
     arm()
     if not key_only:
-        changes += sshd.make_key_only()
+        changes += make_key_only()
         sshd.reload()
     hostlib.write_file(NEW, rules, 0o600)
     if not kept:
         firewall.load(rules)
         changes += ["packet filter loaded", *firewall.shut_out(tcp, udp)]
     hostlib.finish([*changes, "waits for its confirmation by a new login"])
+
+
+def make_key_only() -> list[str]:
+    """Write what makes SSH take keys alone. A running sshd never reads files that it refuses, nor old ones anew."""
+    try:
+        return sshd.make_key_only()
+    except OSError:
+        restore_files()
+        raise
 
 
 def confirm() -> None:
@@ -132,14 +141,22 @@ def restore() -> None:
     """Bring back exactly what `remember` saw; may be killed and run again."""
     hostlib.run(["systemctl", "stop", f"{WAY_BACK}.timer"])
     firewall.restore((BEFORE / TABLE).read_text(encoding="utf-8"))
+    if restore_files():
+        sshd.reload(wait=False)  # at a boot sshd may wait for us
+    forget()
+
+
+def restore_files() -> bool:
+    """Bring back sshd's files; says whether that changed any."""
+    changed = False
     for path in (sshd.CONFIG, sshd.DROP_IN):
         saved = BEFORE / path.name
         if saved.exists():
-            hostlib.write_file(path, saved.read_bytes(), saved.stat().st_mode & 0o7777)
-        else:
-            path.unlink(missing_ok=True)
-    sshd.reload(wait=False)  # at a boot sshd may wait for us
-    forget()
+            changed |= hostlib.write_file(path, saved.read_bytes(), saved.stat().st_mode & 0o7777)
+        elif path.exists():
+            path.unlink()
+            changed = True
+    return changed
 
 
 def forget() -> None:
