@@ -439,18 +439,18 @@ def _alias_path(path: str, name: str) -> str:
 def _all_limits(parts: Parts) -> Iterator[Finding]:
     if parts.options is None:
         return
-    yield from _limits("mailroom:limits", parts.options.limits, parts.options.limits_of())
+    yield from _limits("mailroom:limits", parts.options.limits_of())
     for path, domain in parts.domains:
         for position, user in enumerate(domain.users):
-            yield from _limits(f"{path}.users[{position}].limits", user.limits, parts.options.limits_of(user))
+            yield from _limits(f"{path}.users[{position}].limits", parts.options.limits_of(user))
 
 
-def _limits(path: str, given: LimitSettings, effective: LimitSettings) -> Iterator[Finding]:
-    """What is given but never counts, because a wider limit stops the user before."""
-    fields = type(given).model_fields
-    for narrow, wide in given.ORDER:
+def _limits(path: str, effective: LimitSettings) -> Iterator[Finding]:
+    """What never counts, because a wider limit stops the user before; such a limit was given, others yield."""
+    fields = type(effective).model_fields
+    for narrow, wide in effective.ORDER:
         most, wished = getattr(effective, wide), getattr(effective, narrow)
-        if narrow in given.model_fields_set and wished > most:
+        if wished > most:
             yield _error(
                 f"{path}.{fields[narrow].alias}",
                 "limit-without-effect",
@@ -487,7 +487,7 @@ def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> I
     yield from _policy_warnings(path, domain)
     yield from spf.weaknesses(domain_spf(domain), domain.name, f"{path}.spf", mx_elsewhere=domain.mail == "external")
     yield from _unread_reports(path, domain, book)
-    yield from _long_aliases(path, domain, book)
+    yield from _long_aliases(path, domain)
 
 
 def _policy_warnings(path: str, domain: DomainSettings) -> Iterator[Finding]:
@@ -528,13 +528,12 @@ def _unread_reports(path: str, domain: DomainSettings, book: aliases.Book) -> It
                 )
 
 
-def _long_aliases(path: str, domain: DomainSettings, book: aliases.Book) -> Iterator[Finding]:
+def _long_aliases(path: str, domain: DomainSettings) -> Iterator[Finding]:
     if domain.mail != "forward":
-        return
+        return  # others' mail is not forwarded
     for name in aliases.lines(domain, ""):
         room = aliases.longest_sender(name)
-        outside = any(end.kind == "elsewhere" for end in book.ends(f"{name}@{domain.name}"))
-        if outside and room < _SENDER_ROOM:
+        if room < _SENDER_ROOM:
             yield _warning(
                 _alias_path(path, name),
                 "alias-long",

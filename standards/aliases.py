@@ -181,7 +181,7 @@ class Book:
     def passes(self, address: str) -> set[str]:
         """Every address a message to `address` comes by, itself included, without dots and unused suffixes."""
         seen: set[str] = set()
-        waiting = [address.lower()]
+        waiting = [address]
         while waiting:
             current = waiting.pop()
             if (name := self._name(current)) not in seen:

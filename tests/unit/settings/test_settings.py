@@ -213,6 +213,8 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
     "user without destination": (domain(aliases={}), "domains[0].users[0]", "user-without-destination", "bounce"),
     "user behind an alias": (domain(aliases={"sales": "i"}), "domains[0].users[0]", "user-without-destination",
                              "i@example.com"),
+    "user behind a user": (together(two_users(), domain(aliases={"i": "j"})), "domains[0].users[1]",
+                           "user-without-destination", "j@example.com"),
     "users of one name": (together(domain(users=["i", "f.l", "fl"], aliases={"*": "a@x.example"}), top(passwords={
         f"{name}@example.com": "correct horse battery" for name in ("i", "f.l", "fl")})), "domains[0].users",
         "address-repeated", "'fl' and 'f.l'"),
@@ -236,6 +238,8 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
                        "1 to 100"),
     "hour over day": (top(limits={"hour": 51, "day": 50}), "limits.hour", "limit-without-effect", "write `hour: 50`"),
     "minute over hour": (top(limits={"minute": 301}), "limits.minute", "limit-without-effect", "lets through, 300"),
+    "minute over day": (top(limits={"minute": 150, "day": 100}), "limits.minute", "limit-without-effect",
+                        "hour lets through, 100"),
     "message over minute": (top(limits={"minute": 10, "recipientsPerMessage": 20}), "limits.recipientsPerMessage",
                             "limit-without-effect", "at most 10"),
     "new over day": (top(limits={"newRecipients": 1001}), "limits.newRecipients", "limit-without-effect", "1000"),
@@ -490,6 +494,11 @@ def test_what_is_rarely_meant_is_a_warning(name: str) -> None:
 )
 def test_a_good_stack_has_no_warnings(change: Change) -> None:
     assert [str(finding) for finding in load(change).warnings()] == []
+
+
+def test_reports_to_a_postmaster_who_is_missing_are_not_told_as_well() -> None:
+    found = load(together(domain(dmarc={"policy": "reject"}), second_domain(dmarc={"policy": "reject"}))).warnings()
+    assert [finding.id for finding in found] == ["role-without-destination"] * 2
 
 
 def test_domains_may_share_a_zone() -> None:

@@ -129,6 +129,7 @@ ALIASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "to a suffix that leads elsewhere": ({"sales": "i+sales", "i+sales": "x@example.net"}, set()),
     "a suffix of somebody else's name": ({"sales": "x@example.net", "sales+news": "i"}, set()),
     "to the same mailbox elsewhere": ({"sales": ELSEWHERE}, set()),
+    "at other servers": ({"sales": "i@example.com via mx.example.net"}, set()),
     "everybody": ({"*": "i"}, set()),
     "through everybody": ({"sales": "whoever", "*": "i"}, {"sales@example.com"}),
     "roles of its own": ({"abuse": "x@example.net", "postmaster": "i"}, {"postmaster@example.com"}),
