@@ -99,6 +99,8 @@ def test_the_organizational_domain_is_the_one_of_the_standard(author: str, zone:
         ("a.example.com", "a.example.com: v=DMARC1; p=none | example.com: v=DMARC1; p=reject", "none"),
         ("a.b.example.com", "b.example.com: v=DMARC1; p=none | example.com: v=DMARC1; p=reject", "reject"),
         ("a.b.gov.test", "gov.test: v=DMARC1; psd=y; p=none; np=reject", "reject"),
+        ("a.b.gov.test", "gov.test: v=DMARC1; psd=y; p=reject | test: v=DMARC1; p=none", "reject"),
+        ("x.y.b.gov.test", "y.b.gov.test: v=DMARC1; p=none | gov.test: v=DMARC1; psd=y; p=reject", "reject"),
         ("example.com", "example.com: v=DMARC1; p=reject; t=y", "quarantine"),
         ("example.com", "example.com: v=DMARC1; p=quarantine; t=y", "none"),
         ("example.com", "example.com: v=DMARC1; p=none; t=y", "none"),
@@ -108,6 +110,7 @@ def test_the_organizational_domain_is_the_one_of_the_standard(author: str, zone:
         ("example.com", "example.com: v=DMARC1; p=reject; pct=0; unknown=1; nothing", "reject"),
         ("example.com", "example.com: v=DMARC1; p=oops; rua=mailto:a@example.com", "none"),
         ("example.com", "example.com: v=DMARC1; p=reject; sp=oops; rua=mailto:a@example.com", "none"),
+        ("a.example.com", "example.com: v=DMARC1; p=oops; sp=reject; rua=mailto:a@example.com", "none"),
     ],
 )  # fmt: skip
 def test_the_policy_for_mail_that_fails_is_the_one_of_the_standard(author: str, zone: str, expected: str) -> None:
@@ -177,6 +180,21 @@ def test_a_subdomain_that_is_an_organization_of_its_own_proves_nothing_for_its_p
 def test_a_domain_without_a_record_is_proven_by_itself_alone() -> None:
     assert dmarc.evaluate("example.com", Proof("example.com"), Zone()) == Outcome("none", "none", aligned=True)
     assert dmarc.evaluate("example.com", Proof("a.example.com"), Zone()) == Outcome("none", "none", aligned=False)
+
+
+def test_a_domain_is_related_to_itself_whatever_dns_says() -> None:
+    assert dmarc.related("example.com", {"example.com"}, Zone(f"example.com: {SILENT}"))
+
+
+def test_a_longer_name_with_the_same_end_is_not_within() -> None:
+    names = ("example.com", "a.example.com", "notexample.com")
+    assert [dmarc.is_within(name, "example.com") for name in names] == [True, True, False]
+
+
+def test_nobody_asks_whether_a_name_exists_unless_the_record_does() -> None:
+    zone = Zone("example.com: v=DMARC1; p=none; sp=reject")
+    assert result("a.example.com", zone) == ("fail", "reject")
+    assert "a.example.com" not in zone.asked
 
 
 def test_names_elsewhere_are_not_looked_up() -> None:
