@@ -1,12 +1,16 @@
 """How much each user may send, and who may not at all: counters that survive restarts, and suspensions.
 
-Windows slide: a message counts until a minute, an hour or a day after it was taken, so no instant resets all.
+Windows slide: a message counts until a minute, an hour or a day after it was taken, to a sixtieth of that, rounded up.
+So each window has sixty rows whatever is sent; windows that begin anew would let a stolen password send twice a limit
+around midnight.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 import sqlite3
 import threading
 import time
@@ -20,30 +24,66 @@ if TYPE_CHECKING:
 
 DEFAULTS = {"minute": 60, "hour": 300, "day": 1000, "newRecipients": 200, "recipientsPerMessage": 50, "warmUp": 100}
 MINUTE, HOUR, DAY = 60, 3600, 86400
-WINDOWS = {"minute": MINUTE, "hour": HOUR, "day": DAY}
+COUNTED = {"minute": ("sent", MINUTE), "hour": ("sent", HOUR), "day": ("sent", DAY), "newRecipients": ("known", DAY)}
 REMEMBERED = 90 * DAY  # a recipient not written to for so long is new again
 RAMP_DAYS = 14  # of a host's sending address
+STEPS = 60  # of a window
 NOTABLE = 0.8  # of a limit: the postmaster hears of it
 FILE = "counters.sqlite"
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS sent (key TEXT NOT NULL, at REAL NOT NULL, amount INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS sent_by_key ON sent (key, at);
+CREATE TABLE IF NOT EXISTS sent (key TEXT NOT NULL, span REAL NOT NULL, at REAL NOT NULL, amount INTEGER NOT NULL,
+                                 PRIMARY KEY (key, span, at)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sent_by_end ON sent (at + span);
 CREATE TABLE IF NOT EXISTS known (key TEXT NOT NULL, recipient TEXT NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
                                   PRIMARY KEY (key, recipient)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS known_by_first ON known (key, first);
+CREATE INDEX IF NOT EXISTS known_by_last ON known (last);
 CREATE TABLE IF NOT EXISTS since (key TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
+# What lies further ahead than a window was counted by a clock that was wrong, and counts no more.
+IN_WINDOW = {
+    "sent": "FROM sent WHERE key = :key AND span = :window AND at > :now - :window AND at <= :now + :window",
+    "known": "FROM known WHERE key = :key AND first > :now - :window AND first <= :now + :window",
+}
+COUNT = "INSERT INTO sent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
+PAST = (
+    ("DELETE FROM sent WHERE (key, span, at) IN (SELECT key, span, at FROM sent WHERE at + span <= ? LIMIT 50)", 0),
+    ("DELETE FROM known WHERE (key, recipient) IN (SELECT key, recipient FROM known WHERE last <= ? LIMIT 50)",
+     REMEMBERED),
+)  # fmt: skip
+_log = logging.getLogger("limits")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `most` of what `table` counts for `key` in a window, and `ever` once a ramp is over."""
+
+    table: str
+    key: str
+    window: float
+    most: float
+    ever: float
+    what: str
 
 
 @dataclass(frozen=True)
 class Over:
-    """A limit that a message would pass: what is limited, to how much, and how many seconds until it fits."""
+    """A limit that a message would pass: seconds until it fits, infinitely many if it is too big for the limit."""
 
     what: str
     limit: int
     wait: float
 
+    @property
+    def is_final(self) -> bool:
+        """Whether trying again is in vain."""
+        return self.wait == math.inf
+
     def text(self, now: float) -> str:
         """The reply to the client."""
+        if self.is_final:
+            return (f"5.5.3 This message can never be sent: {self.limit} recipients {self.what} are allowed; "
+                    "send it to fewer")  # fmt: skip
         at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(now + self.wait + MINUTE - 1))
         return (f"4.7.1 Sending limit reached: {self.limit} recipients {self.what}; "
                 f"try again in {math.ceil(self.wait / MINUTE)} min, after {at} UTC")  # fmt: skip
@@ -64,76 +104,102 @@ class Store:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self.folder, self.clock = folder, clock
+        self.damaged = False  # whether the counters were lost since somebody looked
         self._lock = threading.Lock()
-        self._database = _open(folder / FILE)
+        self._database = self._open()
 
     def suspended(self, user: str) -> bool:
         """Whether a person has stopped this user (scripts/suspend.py)."""
-        return "/" not in user and (self.folder / "suspended" / user).exists()
+        try:
+            os.stat(self.folder / "suspended" / user)
+        except FileNotFoundError:
+            return False
+        return "/" not in user
 
     def admit(self, user: str, recipients: Sequence[str], settings: Mapping[str, Any]) -> Over | list[Near]:
         """Count a message of `user` unless it passes a limit; a refused message counts nothing."""
-        limits = limits_of(user, settings)
         now, amount = self.clock(), len(recipients)
         with self._transaction() as database:
-            fresh = _unknown(database, user, recipients)
-            day = min(limits["day"], _ramp(limits["warmUp"], self._age(user, now)))
-            host = _ramp(settings["warmUp"], age) if (age := self._host_age(settings, now)) < RAMP_DAYS else math.inf
-            rows = [
-                ("sent", user, MINUTE, amount, limits["minute"], "a minute"),
-                ("sent", user, HOUR, amount, limits["hour"], "an hour"),
-                ("sent", user, DAY, amount, day, "a day" if day == limits["day"] else "a day while the user is new"),
-                ("sent", "host", DAY, amount, host, "a day while this server's address is new"),
-                ("known", user, DAY, len(fresh), limits["newRecipients"], "a day that this user never wrote to before"),
+            fresh = _unknown(database, user, recipients, now)
+            asked = [
+                (limit, plus, _used(database, limit, now))
+                for limit in self._limits(user, settings, now)
+                if limit.most != math.inf and (plus := len(fresh) if limit.table == "known" else amount)
             ]
-            over = [found for row in rows if (found := _over(database, now, *row))]
+            over = [found for limit, plus, used in asked if (found := _over(database, limit, plus, used, now))]
             if over:
                 return max(over, key=lambda found: found.wait)
-            near = [
-                Near(user, what, used + plus, int(limit))
-                for table, key, window, plus, limit, what in rows
-                if plus and limit != math.inf
-                and (used := _used(database, table, key, now - window)) < NOTABLE * limit <= used + plus
-            ]  # fmt: skip
-            database.executemany("INSERT INTO sent VALUES (?, ?, ?)", [(key, now, amount) for key in (user, "host")])
-            database.executemany(
-                "INSERT INTO known VALUES (?1, ?2, ?3, ?3) ON CONFLICT (key, recipient) DO UPDATE SET last = ?3",
-                [(user, recipient.lower(), now) for recipient in recipients],
-            )
+            starting = [(key, now) for key in (user, *settings["addresses"])]
+            database.executemany("INSERT OR IGNORE INTO since VALUES (?, ?)", starting)
+            for key, window in ((user, MINUTE), (user, HOUR), (user, DAY), ("host", DAY)):
+                _count(database, key, window, amount, now)
+            for recipient in fresh:
+                database.execute("INSERT OR REPLACE INTO known VALUES (?1, ?2, ?3, ?3)", (user, recipient, now))
+            for recipient in {recipient.lower() for recipient in recipients} - fresh:
+                database.execute("UPDATE known SET last = ? WHERE key = ? AND recipient = ?", (now, user, recipient))
             _forget(database, now)
-            return near
+        return [
+            Near(user, limit.what, used + plus, int(limit.most))
+            for limit, plus, used in asked
+            if used < NOTABLE * limit.most <= used + plus
+        ]
 
     def take(self, key: str, amount: int, window: float, limit: int) -> float:
         """Count `amount` for `key` unless `window` would hold more than `limit`; the seconds to wait, 0 if counted."""
-        now = self.clock()
+        now, counted = self.clock(), Limit("sent", key, window, limit, math.inf, "")
         with self._transaction() as database:
-            over = _over(database, now, "sent", key, window, amount, limit, "")
-            if not over:
-                database.execute("INSERT INTO sent VALUES (?, ?, ?)", (key, now, amount))
-            return max(over.wait, 1.0) if over else 0.0
+            over = _over(database, counted, amount, _used(database, counted, now), now)
+            if over:
+                return max(over.wait, 1.0)
+            _count(database, key, window, amount, now)
+            _forget(database, now)
+            return 0.0
+
+    def _limits(self, user: str, settings: Mapping[str, Any], now: float) -> list[Limit]:
+        limits = limits_of(user, settings)
+        day = min(limits["day"], _ramp(limits["warmUp"], self._age(user, now)))
+        age = min((self._age(address, now) for address in settings["addresses"]), default=math.inf)
+        host = _ramp(settings["warmUp"], age) if age < RAMP_DAYS else math.inf
+        return [
+            Limit("sent", user, MINUTE, limits["minute"], limits["minute"], "a minute"),
+            Limit("sent", user, HOUR, limits["hour"], limits["hour"], "an hour"),
+            Limit("sent", user, DAY, day, limits["day"],
+                  "a day" if day == limits["day"] else "a day while the user is new"),
+            Limit("sent", "host", DAY, host, math.inf, "a day while this server's address is new"),
+            Limit("known", user, DAY, limits["newRecipients"], limits["newRecipients"],
+                  "a day that this user never wrote to before"),
+        ]  # fmt: skip
 
     def _age(self, key: str, now: float) -> float:
         """Days since the first message of `key`, which this one may be."""
-        self._database.execute("INSERT OR IGNORE INTO since VALUES (?, ?)", (key, now))
-        (at,) = self._database.execute("SELECT at FROM since WHERE key = ?", (key,)).fetchone()
-        return (now - float(at)) / DAY
+        found = self._database.execute("SELECT at FROM since WHERE key = ?", (key,)).fetchone()
+        return (now - float(found[0])) / DAY if found else 0.0
 
-    def _host_age(self, settings: Mapping[str, Any], now: float) -> float:
-        """Of the youngest sending address; without a ramp old enough."""
-        if not settings["warmUp"]:
-            return math.inf
-        return min((self._age(address, now) for address in settings["addresses"]), default=math.inf)
+    def _open(self) -> sqlite3.Connection:
+        """The database; a damaged one is put aside: to count anew is better than mail that never leaves."""
+        path = self.folder / FILE
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+        for file in sorted(path.parent.glob(f"{FILE}*"), reverse=True):  # the log before what it belongs to
+            file.replace(file.with_name(f"damaged-{file.name}"))
+        _log.error("%s was damaged: it is put aside as damaged-%s, counting begins anew", path, FILE)
+        self.damaged = True
+        return _connect(path)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
             try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
+                with _committed(self._database):
+                    yield self._database
+            except sqlite3.DatabaseError as error:
+                if _is_damage(error):
+                    self._database.close()
+                    self._database = self._open()
                 raise
-            self._database.execute("COMMIT")
 
 
 def limits_of(user: str, settings: Mapping[str, Any]) -> dict[str, int]:
@@ -145,11 +211,13 @@ def usage(folder: Path, user: str, settings: Mapping[str, Any], now: float | Non
     """(used, limit) of a user by window, for people to look at; nothing is changed."""
     limits, now = limits_of(user, settings), time.time() if now is None else now
     if not (folder / FILE).exists():
-        return {window: (0, limits[window]) for window in (*WINDOWS, "newRecipients")}
+        return {window: (0, limits[window]) for window in COUNTED}
     database = sqlite3.connect(f"file:{folder / FILE}?mode=ro", uri=True, timeout=5)
     try:
-        found = {name: (_used(database, "sent", user, now - window), limits[name]) for name, window in WINDOWS.items()}
-        return {**found, "newRecipients": (_used(database, "known", user, now - DAY), limits["newRecipients"])}
+        return {
+            name: (_used(database, Limit(table, user, window, 0, 0, ""), now), limits[name])
+            for name, (table, window) in COUNTED.items()
+        }
     finally:
         database.close()
 
@@ -160,53 +228,71 @@ def suspended(folder: Path) -> list[dict[str, str]]:
     return [{"user": file.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        return _connect(path)
-    except sqlite3.DatabaseError:  # damaged: counting anew is better than mail that never leaves
-        for damaged in path.parent.glob(f"{path.name}*"):
-            damaged.rename(damaged.with_name(f"damaged-{damaged.name}"))
-        return _connect(path)
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing, a power cut the last moments
-    database.executescript(SCHEMA)
-    return database
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing, a power cut the last moments
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found == "ok":
+            database.executescript(SCHEMA)
+            return database
+    except BaseException:
+        database.close()
+        raise
+    database.close()
+    raise sqlite3.DatabaseError(found)
 
 
-def _used(database: sqlite3.Connection, table: str, key: str, after: float) -> int:
-    query = {
-        "sent": "SELECT COALESCE(SUM(amount), 0) FROM sent WHERE key = ? AND at > ?",
-        "known": "SELECT COUNT(*) FROM known WHERE key = ? AND first > ?",
-    }[table]
-    return int(database.execute(query, (key, after)).fetchone()[0])
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is bad: what is locked, full or unreadable for now is an error of a narrower class."""
+    return type(error) is sqlite3.DatabaseError
 
 
-def _over(
-    database: sqlite3.Connection, now: float, table: str, key: str, window: float, plus: int, limit: float, what: str
-) -> Over | None:
-    excess = _used(database, table, key, now - window) + plus - limit
-    if excess <= 0 or not plus:
+@contextmanager
+def _committed(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _used(database: sqlite3.Connection, limit: Limit, now: float) -> int:
+    amount = "COALESCE(SUM(amount), 0)" if limit.table == "sent" else "COUNT(*)"
+    values = {"key": limit.key, "now": now, "window": limit.window}
+    return int(database.execute(f"SELECT {amount} {IN_WINDOW[limit.table]}", values).fetchone()[0])
+
+
+def _count(database: sqlite3.Connection, key: str, window: float, amount: int, now: float) -> None:
+    step = window / STEPS
+    database.execute(COUNT, (key, window, math.ceil(now / step) * step, amount))
+
+
+def _over(database: sqlite3.Connection, limit: Limit, plus: int, used: int, now: float) -> Over | None:
+    """How long until `plus` more fit, as what was sent first leaves the window."""
+    excess = used + plus - limit.most
+    if excess <= 0:
         return None
-    query = {
-        "sent": "SELECT at, amount FROM sent WHERE key = ? AND at > ? ORDER BY at",
-        "known": "SELECT first, 1 FROM known WHERE key = ? AND first > ? ORDER BY first",
-    }[table]
-    for at, amount in database.execute(query, (key, now - window)):
+    if plus > limit.ever:
+        return Over(limit.what, int(limit.ever), math.inf)
+    values = {"key": limit.key, "now": now, "window": limit.window}
+    columns = "at, amount" if limit.table == "sent" else "first, 1"
+    for at, amount in database.execute(f"SELECT {columns} {IN_WINDOW[limit.table]} ORDER BY 1", values):
         excess -= amount
         if excess <= 0:
-            return Over(what, int(limit), at + window - now)
-    return Over(what, int(limit), window)
+            return Over(limit.what, int(limit.most), at + limit.window - now)
+    return Over(limit.what, int(limit.most), limit.window)  # more than a ramp allows today
 
 
-def _unknown(database: sqlite3.Connection, user: str, recipients: Sequence[str]) -> set[str]:
+def _unknown(database: sqlite3.Connection, user: str, recipients: Sequence[str], now: float) -> set[str]:
     """Recipients that the user never wrote to, or too long ago."""
-    query = "SELECT 1 FROM known WHERE key = ? AND recipient = ?"
+    query = "SELECT 1 FROM known WHERE key = ? AND recipient = ? AND last > ?"
     wanted = {recipient.lower() for recipient in recipients}
-    return {one for one in wanted if database.execute(query, (user, one)).fetchone() is None}
+    return {one for one in wanted if database.execute(query, (user, one, now - REMEMBERED)).fetchone() is None}
 
 
 def _ramp(first_day: int, age: float) -> float:
@@ -216,8 +302,5 @@ def _ramp(first_day: int, age: float) -> float:
 
 def _forget(database: sqlite3.Connection, now: float) -> None:
     """Drop what no window sees any more, a bounded number of rows a message."""
-    database.execute("DELETE FROM sent WHERE rowid IN (SELECT rowid FROM sent WHERE at < ? LIMIT 50)", (now - DAY,))
-    database.execute(
-        "DELETE FROM known WHERE (key, recipient) IN (SELECT key, recipient FROM known WHERE last < ? LIMIT 50)",
-        (now - REMEMBERED,),
-    )
+    for statement, kept in PAST:
+        database.execute(statement, (now - kept,))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +14,6 @@ from components.chasquid.policy import limits
 from components.chasquid.policy.limits import DAY, HOUR, MINUTE, Near, Over, Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import Clock
 
 ALICE, BOB = "alice@example.com", "bob@example.com"
@@ -75,6 +77,90 @@ def test_only_recipients_never_written_to_count_as_new(store: Store, clock: Cloc
     assert "never wrote to" in over.what
 
 
+def test_a_recipient_not_written_to_for_ninety_days_is_new_again(
+    store: Store, clock: Clock, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_forget", lambda *_: None)  # it may come late
+    send(store, settings, to=("a@x", "A@X"))
+    clock.now += limits.REMEMBERED - 1
+    send(store, settings, to=("a@x",))
+    assert limits.usage(tmp_path, ALICE, settings, clock.now)["newRecipients"] == (0, 6)
+    clock.now += limits.REMEMBERED - 1
+    send(store, settings, to=("a@x",))
+    assert limits.usage(tmp_path, ALICE, settings, clock.now)["newRecipients"] == (0, 6)
+    clock.now += limits.REMEMBERED
+    send(store, settings, to=("a@x",))
+    assert limits.usage(tmp_path, ALICE, settings, clock.now)["newRecipients"] == (1, 6)
+
+
+@pytest.mark.parametrize(("limit", "what"), [("minute", "a minute"), ("newRecipients", "never wrote to")])
+def test_a_message_too_big_for_a_limit_hears_that_it_never_fits(
+    store: Store, settings: dict[str, Any], limit: str, what: str
+) -> None:
+    settings["users"][ALICE]["limits"][limit] = 2
+    over = send(store, settings, to=("a@x", "b@x", "c@x"))
+    assert isinstance(over, Over)
+    assert over.is_final
+    assert over.text(0).startswith("5.5.3")
+    assert f"2 recipients {over.what}" in over.text(0)
+    assert what in over.what
+
+
+def test_a_message_too_big_for_a_ramp_alone_waits(store: Store, settings: dict[str, Any]) -> None:
+    settings["users"][ALICE]["limits"].update(warmUp=2)
+    over = send(store, settings, to=("a@x", "b@x", "c@x"))
+    assert isinstance(over, Over)
+    assert (over.wait, over.what) == (DAY, "a day while the user is new")
+    settings["users"][ALICE]["limits"].update(warmUp=0)
+    settings["warmUp"] = 2
+    over = send(store, settings, to=("a@x", "b@x", "c@x"))
+    assert isinstance(over, Over)
+    assert (over.wait, over.what) == (DAY, "a day while this server's address is new")
+
+
+def test_the_reply_names_the_limit_that_holds_longest(store: Store, settings: dict[str, Any]) -> None:
+    settings["users"][ALICE]["limits"].update(minute=1, hour=1)
+    send(store, settings)
+    over = send(store, settings)
+    assert isinstance(over, Over)
+    assert (over.what, over.wait) == ("an hour", HOUR)
+
+
+def test_a_refused_message_does_not_start_a_ramp(store: Store, clock: Clock, settings: dict[str, Any]) -> None:
+    settings["users"][ALICE]["limits"].update(minute=100, hour=100, day=100, warmUp=1)
+    assert isinstance(send(store, settings, to=("a@x", "b@x")), Over)
+    clock.now += 3 * DAY
+    assert isinstance(send(store, settings, to=("a@x", "b@x")), Over)
+
+
+def test_what_a_clock_that_was_ahead_counted_does_not_block_for_long(
+    store: Store, clock: Clock, settings: dict[str, Any]
+) -> None:
+    settings["users"][ALICE]["limits"].update(hour=100, day=100)
+    clock.now += 1000 * DAY
+    send(store, settings, 4)
+    clock.now -= 1000 * DAY
+    assert not isinstance(send(store, settings, 4), Over)
+    clock.now -= 30  # set back a little, all still counts
+    assert isinstance(send(store, settings), Over)
+
+
+def test_a_busy_users_window_has_few_rows_and_never_lets_more_through(
+    store: Store, clock: Clock, settings: dict[str, Any]
+) -> None:
+    settings["users"][ALICE]["limits"].update(minute=30, hour=1000, day=10**6)
+    taken = []
+    for _ in range(400):
+        clock.now += 0.37
+        if not isinstance(send(store, settings), Over):
+            taken.append(clock.now)
+    for start in taken:
+        assert sum(start <= at < start + MINUTE for at in taken) <= 30
+    assert len(taken) >= 30 * 2
+    (rows,) = store._database.execute("SELECT COUNT(*) FROM sent WHERE key = ?", (ALICE,)).fetchone()
+    assert rows <= 61 + 4 + 2
+
+
 def test_one_user_does_not_count_for_another(store: Store, settings: dict[str, Any]) -> None:
     send(store, settings, 9)
     assert not isinstance(store.admit(BOB, SAME, settings), Over)
@@ -85,12 +171,78 @@ def test_counters_survive_a_restart(store: Store, clock: Clock, tmp_path: Path, 
     assert isinstance(send(Store(tmp_path, clock), settings), Over)
 
 
+def test_counters_survive_a_kill(clock: Clock, tmp_path: Path, settings: dict[str, Any]) -> None:
+    program = (
+        "import os, signal, pathlib, policy.limits as limits\n"
+        f"store = limits.Store(pathlib.Path({str(tmp_path)!r}), lambda: {clock.now})\n"
+        f"store.admit({ALICE!r}, [{SAME[0]!r}] * 4, {settings!r})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-B", "-c", program], cwd=Path(limits.__file__).parents[1], check=False)
+    over = send(Store(tmp_path, clock), settings)
+    assert isinstance(over, Over)
+    assert over.what == "a minute"
+
+
+def test_two_processes_cannot_pass_a_limit_together(
+    store: Store, clock: Clock, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    other = Store(tmp_path, clock)
+    answers = [send(one, settings) for _ in range(4) for one in (store, other)]
+    assert [isinstance(answer, Over) for answer in answers] == [False] * 4 + [True] * 4
+
+
 def test_a_damaged_file_is_put_aside_and_counting_begins_anew(
     tmp_path: Path, clock: Clock, settings: dict[str, Any]
 ) -> None:
     (tmp_path / limits.FILE).write_bytes(b"no database" * 1000)
-    assert not isinstance(send(Store(tmp_path, clock), settings), Over)
-    assert (tmp_path / f"damaged-{limits.FILE}").exists()
+    store = Store(tmp_path, clock)
+    assert store.damaged
+    assert not isinstance(send(store, settings), Over)
+    assert (tmp_path / f"damaged-{limits.FILE}").read_bytes().startswith(b"no database")
+
+
+def test_a_file_damaged_while_in_use_costs_one_message_its_verdict(
+    store: Store, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    send(store, settings, 4)
+    assert isinstance(send(store, settings), Over)
+    store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store._database.execute("PRAGMA shrink_memory")  # or it goes by what it has read
+    (tmp_path / limits.FILE).write_bytes(b"no database" * 10000)
+    with pytest.raises(sqlite3.DatabaseError):
+        send(store, settings)
+    assert store.damaged
+    assert not isinstance(send(store, settings), Over)
+
+
+def test_a_file_that_is_only_locked_is_not_put_aside(
+    store: Store, tmp_path: Path, clock: Clock, settings: dict[str, Any]
+) -> None:
+    send(store, settings, 4)
+    store._database.execute("PRAGMA busy_timeout = 0")
+    with sqlite3.connect(tmp_path / limits.FILE, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            send(store, settings)
+        other.execute("ROLLBACK")
+    other.close()
+    assert isinstance(send(store, settings), Over)
+    assert [file for file in tmp_path.iterdir() if "damaged" in file.name] == []
+
+
+def test_a_failed_message_counts_nothing(
+    store: Store, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "_forget", fail)
+        for _ in range(5):
+            with pytest.raises(OSError):  # noqa: PT011
+                send(store, settings)
+    assert not isinstance(send(store, settings, 4), Over)
 
 
 def test_a_new_user_is_held_back_and_let_go_day_by_day(store: Store, clock: Clock, settings: dict[str, Any]) -> None:
@@ -139,6 +291,9 @@ def test_a_suspension_is_a_file_that_a_person_can_see(store: Store, tmp_path: Pa
 def test_a_target_has_a_rate_of_its_own(store: Store, clock: Clock) -> None:
     assert [store.take("forward:a@x", 1, HOUR, 2) for _ in range(2)] == [0, 0]
     assert store.take("forward:a@x", 1, HOUR, 2) == HOUR
+    clock.now += HOUR - 0.5
+    assert store.take("forward:a@x", 1, HOUR, 2) == 1
+    clock.now -= HOUR - 0.5
     assert store.take("forward:b@x", 1, HOUR, 2) == 0
     clock.now += HOUR
     assert store.take("forward:a@x", 1, HOUR, 2) == 0
@@ -162,5 +317,16 @@ def test_what_no_window_sees_is_forgotten(store: Store, clock: Clock, settings: 
     send(store, settings, 3)
     clock.now += limits.REMEMBERED + 1
     send(store, settings)
-    rows = store._database.execute("SELECT COUNT(*) FROM sent WHERE at < ?", (clock.now - DAY,)).fetchone()
+    store.take("forward:a@x", 1, HOUR, 2)
+    rows = store._database.execute("SELECT COUNT(*) FROM sent WHERE at < ?", (clock.now,)).fetchone()
     assert rows == (0,)
+    send(store, settings, to=("other@x",))
+    assert store._database.execute("SELECT recipient FROM known ORDER BY 1").fetchall() == [("other@x",), SAME]
+
+
+def test_forgetting_is_bounded(store: Store, clock: Clock, settings: dict[str, Any]) -> None:
+    for number in range(120):
+        store.take(f"forward:{number}", 1, MINUTE, 2)
+    clock.now += HOUR
+    store.take("forward:a", 1, MINUTE, 2)
+    assert store._database.execute("SELECT COUNT(*) FROM sent").fetchone() == (71,)
