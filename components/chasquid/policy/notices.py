@@ -9,31 +9,29 @@ import smtplib
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime
 from typing import TYPE_CHECKING, Any
+
+from .message import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ADDRESS, PORT = "127.0.0.1", 25
-DAY = 86400
-ATTEMPTS, PAUSE = 5, 30.0  # tries and seconds between them while the server restarts
+ATTEMPTS, PAUSE = 5, 30.0  # tries and seconds between them while the server is busy or restarts
+FINAL = 500  # RFC 5321 section 4.2.1: from here on trying again is in vain
 _waiting: queue.Queue[EmailMessage] = queue.Queue(100)
 _own: deque[str] = deque(maxlen=1000)  # Message-IDs that nobody else can know
-_told: dict[str, float] = {}
 _log = logging.getLogger("notices")
 
 
-def tell(topic: str, subject: str, text: str, settings: Mapping[str, Any]) -> None:
-    """Write to the postmaster, once a day for each topic; returns at once."""
-    now = time.time()
-    if now - _told.get(topic, 0) < DAY or not settings.get("postmaster"):
-        return
-    _told[topic] = now
+def tell(subject: str, text: str, settings: Mapping[str, Any]) -> None:
+    """Write to the postmaster; returns at once."""
     message = EmailMessage()
     message["From"] = f"Mailroom <postmaster@{settings['hostname']}>"
-    message["To"], message["Subject"] = settings["postmaster"], subject
+    message["To"], message["Subject"] = settings["postmaster"], one_line(subject)
     message["Date"], message["Auto-Submitted"] = format_datetime(localtime()), "auto-generated"  # RFC 3834
     message["Message-ID"] = f"<{secrets.token_hex(16)}@{settings['hostname']}>"
     message.set_content(text)
@@ -57,16 +55,37 @@ def start() -> None:
 def _deliver_all() -> None:
     while True:
         message = _waiting.get()
-        for attempt in range(ATTEMPTS):
-            try:
-                _deliver(message)
+        for attempt in range(1, ATTEMPTS + 1):
+            problem = _deliver(message)
+            if problem is None:
                 break
-            except (OSError, smtplib.SMTPException) as error:
-                _log.warning("notice %d/%d not delivered: %s", attempt + 1, ATTEMPTS, type(error).__name__)
-                time.sleep(PAUSE)
+            _log.warning("notice %r not delivered (%d/%d): %s", message["Subject"], attempt, ATTEMPTS, problem)
+            if problem.is_final:
+                break
+            time.sleep(PAUSE)
 
 
-def _deliver(message: EmailMessage) -> None:
+@dataclass(frozen=True)
+class Problem:
+    """Why a notice was not delivered this time."""
+
+    text: str
+    is_final: bool
+
+    def __str__(self) -> str:
+        return one_line(self.text)
+
+
+def _deliver(message: EmailMessage) -> Problem | None:
     """With the null sender: a notice that cannot be delivered must not come back."""
-    with smtplib.SMTP(ADDRESS, PORT, "localhost", timeout=60) as client:
-        client.sendmail("", [str(message["To"])], message.as_bytes())
+    try:
+        with smtplib.SMTP(ADDRESS, PORT, "localhost", timeout=60) as client:
+            client.send_message(message, "", [str(message["To"])])
+    except smtplib.SMTPRecipientsRefused as refused:
+        ((code, reply),) = refused.recipients.values()
+        return Problem(f"{code} {reply!r}", code >= FINAL)
+    except smtplib.SMTPResponseException as refused:
+        return Problem(str(refused), refused.smtp_code >= FINAL)
+    except Exception as error:  # noqa: BLE001  (the thread must live)
+        return Problem(f"{type(error).__name__}: {error}", is_final=False)
+    return None
