@@ -143,17 +143,20 @@ def installed(lab: Lab) -> Iterator[Server]:
     """A machine with Python, the service's user, our scripts, self-made certificates and the pinned program."""
     vps = lab.fresh_vps()
     server = Server(vps)
+    packages = "python3 netcat-openbsd python3-dkim python3-dnspython"
     server.must(
-        "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends python3"
+        f"apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends {packages}"
     )
-    server.must("useradd --system --user-group --home-dir /var/lib/chasquid --shell /usr/sbin/nologin chasquid")
-    server.must(
-        "install -d -o chasquid -g chasquid -m 750 /var/lib/chasquid; install -d -g chasquid -m 750 /etc/mailroom"
-    )
+    for user in ("chasquid", "mailroom-policy"):
+        home = f"/var/lib/{user}"
+        server.must(f"useradd --system --user-group --home-dir {home} --shell /usr/sbin/nologin {user}")
+        server.must(f"install -d -o {user} -g {user} -m 750 {home}")
+    server.must("install -d -g chasquid -m 750 /etc/mailroom")
     server.must("install -d -g chasquid -m 750 /etc/mailroom/certs")
     folder = vps.root / SCRIPTS
     folder.mkdir(parents=True)
     for name, text in bundle().files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     server.put_certificate(HOSTNAME, *self_made([HOSTNAME]))
@@ -183,8 +186,9 @@ def test_a_second_activation_finds_nothing_to_do(server: Server) -> None:
     assert server.pid() == pid
 
 
-def test_the_service_is_confined(server: Server) -> None:
-    said = server.must("systemd-analyze security chasquid.service --no-pager | tail -1")
+@pytest.mark.parametrize("unit", ["chasquid", "mailroom-policy"])
+def test_the_services_are_confined(server: Server, unit: str) -> None:
+    said = server.must(f"systemd-analyze security {unit}.service --no-pager | tail -1")
     assert float(said.split(":")[1].split()[0]) <= 3.0, said
 
 
@@ -274,6 +278,30 @@ def test_a_release_that_fails_its_probe_is_rolled_back(server: Server) -> None:
     assert server.must("readlink -e /etc/mailroom/current") == release
     server.reset()
     assert server.activate().stdout == "ok: nothing to do\n"
+
+
+@pytest.mark.parametrize(
+    ("hook", "says"),
+    [
+        (None, "there is no sender policy"),
+        (["#!/bin/sh", "exit 0"], "a forged sender is answered with '250"),
+        (["#!/bin/sh", "echo nonsense"], "a forged sender is answered with '250"),
+        (["#!/bin/sh", "exit 1"], "a forged sender is answered with '451"),
+    ],
+)
+def test_without_a_policy_that_refuses_forged_senders_the_release_before_comes_back(
+    server: Server, hook: list[str] | None, says: str
+) -> None:
+    before = server.must("readlink /etc/mailroom/current")
+    if hook is None:
+        del server.plain["hooks/post-data"]
+    else:
+        server.plain["hooks/post-data"] = {"mode": "0755", "lines": hook}
+    answer = server.activate()
+    assert answer.returncode == 1
+    assert says in answer.stderr
+    assert "the release before it is back and serves" in answer.stderr
+    assert server.must("readlink /etc/mailroom/current") == before
 
 
 def test_a_renewed_certificate_is_served_and_a_bad_one_refused(server: Server) -> None:
