@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .message import Malformed, canonical, domain_of
+from .message import Malformed, canonical, domain_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,7 @@ def objection(request: Request, headers: Headers, settings: Mapping[str, Any]) -
     if not request.sender:
         return "5.7.1 A user's message needs a sender: MAIL FROM:<> is for mail servers"
     try:
+        plain(request.sender)  # chasquid splits "a@b"@c at the first @, we at the last one
         shown, sender = headers.address("From"), headers.address("Sender")
     except Malformed as reason:
         return f"5.6.0 The message cannot be read safely: {reason}"

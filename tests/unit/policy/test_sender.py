@@ -46,6 +46,10 @@ def test_own_addresses_and_identities_are_accepted(
         (ALICE, {"From": "news@lists.example.com"}, "5.7.1"),
         (ALICE, {"From": "alice@example.com.evil.test"}, "5.7.1"),
         (ALICE, {"From": "alice@sub.lists.example.com"}, "5.7.1"),
+        ("news@bank.test@lists.example.com", {"From": "news@lists.example.com"}, "5.6.0"),
+        ("alice@example.com@bank.test", {}, "5.6.0"),
+        ("alice@example.com.", {}, "5.6.0"),
+        ("alice@\uff45xample.com", {}, "5.6.0"),
         (ALICE, {"From": f"{ALICE}, {ALICE}"}, "5.6.0"),
         (ALICE, {"FROM": ALICE}, "5.6.0"),
         (ALICE, {"Sender": f"{ALICE}, {ALICE}"}, "5.6.0"),
@@ -83,3 +87,19 @@ def test_the_probe_hears_of_its_forgery_and_can_send_nothing_else(
     assert answer.startswith("5.7.1")
     assert forged in answer
     assert str(objection(ask(sender=probe, user=probe, From=probe), settings)).startswith("5.7.1")
+
+
+def test_an_identity_of_a_domain_is_none_of_a_domain_that_only_looks_the_same(
+    ask: Callable[..., Request], settings: dict[str, Any]
+) -> None:
+    settings["users"][ALICE]["identities"] += ["*@strasse.example", "*@xn--bcher-kva.example"]
+    assert objection(ask(sender="a@stra\u00dfe.example", From="a@stra\u00dfe.example"), settings)
+    assert objection(ask(sender="a@b\u00fccher.example", From="a@xn--bcher-kva.example"), settings) is None
+
+
+def test_a_user_of_a_domain_in_u_labels_finds_its_settings(
+    ask: Callable[..., Request], settings: dict[str, Any]
+) -> None:
+    settings["users"]["i@xn--bcher-kva.example"] = {"identities": ["sales@xn--bcher-kva.example"]}
+    asked = ask(user="i@b\u00fccher.example", sender="sales@b\u00fccher.example", From="sales@b\u00fccher.example")
+    assert objection(asked, settings) is None

@@ -8,17 +8,20 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.chasquid.policy import notices, service
+from components.chasquid.policy import limits, notices, service
 from components.chasquid.policy.message import ACCEPT, DEFER, REFUSE, Verdict
 from components.chasquid.policy.service import Service, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from conftest import Clock
 
     from components.chasquid.policy.limits import Store
     from components.chasquid.policy.message import Request
@@ -44,7 +47,7 @@ def policy(file: Path, store: Store) -> Service:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Subjects of the notices."""
     said: list[str] = []
-    monkeypatch.setattr(notices, "tell", lambda topic, subject, *_: said.append(subject))
+    monkeypatch.setattr(notices, "tell", lambda subject, *_: said.append(subject))
     return said
 
 
@@ -72,6 +75,106 @@ def test_over_a_limit_the_message_waits_at_the_client(
     verdict = judge(policy, ask())
     assert (verdict.status, verdict.text[:5]) == (DEFER, "4.7.1")
     assert told == [f"{ALICE} is close to a sending limit"]
+
+
+def test_a_message_that_can_never_be_sent_is_refused_for_good(
+    policy: Service, ask: Callable[..., Request], settings: dict[str, Any], file: Path, told: list[str]
+) -> None:
+    settings["users"][ALICE]["limits"]["minute"] = 1
+    file.write_text(json.dumps(settings))
+    verdict = judge(policy, ask(recipients=("a@x.test", "b@x.test")))
+    assert (verdict.status, verdict.text[:5]) == (REFUSE, "5.5.3")
+    assert told == []
+
+
+def test_the_postmaster_hears_of_a_limit_once_a_day_whatever_restarts(
+    policy: Service, ask: Callable[..., Request], file: Path, tmp_path: Path, clock: Clock, told: list[str]
+) -> None:
+    for _ in range(4):
+        judge(policy, ask())
+    clock.now += limits.MINUTE
+    again = Service(Settings(file), limits.Store(tmp_path, clock))
+    for _ in range(4):
+        judge(again, ask())
+    assert told == [f"{ALICE} is close to a sending limit"] * 2  # a minute, and an hour
+    clock.now += limits.DAY + limits.DAY / limits.STEPS
+    for _ in range(4):
+        judge(again, ask())
+    assert len(told) == 3
+
+
+def test_the_postmaster_hears_of_mail_that_waits_without_having_come_close(
+    policy: Service, ask: Callable[..., Request], told: list[str]
+) -> None:
+    judge(policy, ask(recipients=("to@receiver.test",) * 2))
+    assert told == []
+    assert judge(policy, ask(recipients=("to@receiver.test",) * 3)).status == DEFER
+    assert told == [f"{ALICE} is close to a sending limit"]
+
+
+def test_a_message_that_cannot_be_signed_waits_and_counts_nothing(
+    policy: Service, ask: Callable[..., Request], monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    def fail(*_: object) -> list[str]:
+        raise service.signature.Unsigned("example.com cannot sign now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.signature, "headers", fail)
+        for _ in range(5):
+            verdict = judge(policy, ask())
+    assert (verdict.status, verdict.text) == (DEFER, "4.7.5 example.com cannot sign now; ask the postmaster")
+    assert judge(policy, ask(recipients=("a@x.test", "b@x.test", "c@x.test"))).status == ACCEPT
+
+
+def test_lost_counters_are_told_once(
+    policy: Service, store: Store, ask: Callable[..., Request], told: list[str]
+) -> None:
+    store.damaged = True
+    judge(policy, ask())
+    judge(policy, ask())
+    assert told == ["The sender policy has lost its counters"]
+
+
+def test_users_are_served_while_all_strangers_wait_for_dns(
+    policy: Service, ask: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, waiting = threading.Event(), threading.Semaphore(0)
+
+    def slowly(*_: object) -> Verdict:
+        waiting.release()
+        go.wait(10)
+        return Verdict.accept()
+
+    monkeypatch.setattr(service.gate, "judge", slowly)
+    with ThreadPoolExecutor(service.WORKERS) as workers:
+        asked = [workers.submit(judge, policy, ask(user="")) for _ in range(service.STRANGERS)]
+        for _ in asked:
+            assert waiting.acquire(timeout=10)
+        assert judge(policy, ask()).status == ACCEPT
+        verdict = judge(policy, ask(user=""))
+        assert (verdict.status, verdict.text[:5]) == (DEFER, "4.3.2")
+        go.set()
+        assert {one.result().status for one in asked} == {ACCEPT}
+    assert judge(policy, ask(user="")).status == ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(OSError(13, "Permission denied"), True), (ValueError("the text of a message"), False)]
+)
+def test_an_error_of_ours_defers_and_is_logged_without_a_word_of_the_message(
+    policy: Service, ask: Callable[..., Request], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    error: Exception, shown: bool,
+) -> None:  # fmt: skip
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(service.signature, "headers", fail)
+    verdict = judge(policy, ask())
+    assert (verdict.status, verdict.text[:5]) == (DEFER, "4.3.0")
+    assert "test_service.py" in caplog.messages[0]
+    assert type(error).__name__ in caplog.messages[0]
+    assert (str(error) in caplog.text) is shown
+    assert "\n" not in caplog.messages[0]
 
 
 def test_parallel_messages_cannot_pass_a_limit_together(policy: Service, ask: Callable[..., Request]) -> None:
@@ -107,6 +210,14 @@ def test_the_probes_forgeries_are_nobodys_business(
 ) -> None:
     for _ in range(12):
         judge(policy, ask(sender="forged@probe.invalid", user="probe@probe.invalid", From="forged@probe.invalid"))
+    assert told == []
+
+
+def test_a_message_that_is_only_malformed_is_no_forgery(
+    policy: Service, ask: Callable[..., Request], told: list[str]
+) -> None:
+    for _ in range(12):
+        assert judge(policy, ask(Sender=f"{ALICE}, {ALICE}")).status == REFUSE
     assert told == []
 
 
