@@ -55,7 +55,7 @@ class Mailbox:
         """Judge, keep, and refuse what the sender's own DMARC policy asks to refuse."""
         message = envelope.original_content or b""
         origin = Envelope(
-            mail_from=envelope.mail_from or "",
+            mail_from=(envelope.mail_from or "").removeprefix("<>"),  # the null sender, as aiosmtpd spells it
             ehlo=session.host_name or "",
             client_ip=str(session.peer[0]).removeprefix("::ffff:") if session.peer else "",
         )
