@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
-from components.settings import HostSettings, Settings
+from components.settings import HostSettings, LimitSettings, Settings
 from standards.finding import Problems
 from tests.unit.standards.example_stack import (
     CONFIG,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     Change = Callable[[dict[str, Any]], object]
 
+CHECKOUT = Path(__file__).parents[3]
 HASH = f"$scrypt$ln=14,r=8,p=1${'A' * 22}${'A' * 43}"
 
 
@@ -568,3 +571,25 @@ def test_only_what_is_forwarded_elsewhere_needs_a_short_name() -> None:
     change = domain(mail="external", mx=["mx.example.net"], aliases={}, users=["n" * 30])
     password = top(passwords={f"{'n' * 30}@example.com": "correct horse battery"})
     assert "alias-long" not in [finding.id for finding in load(together(change, password)).warnings()]
+
+
+def example(stack: str, user: str) -> Settings:
+    """A stack file of this checkout, its secrets replaced."""
+    values = yaml.safe_load((CHECKOUT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    values.pop("mailroom:sshPrivateKey", None)
+    values["mailroom:acme"]["token"] = "t" * 40
+    secret = {"cloudflare:apiToken": "a" * 40, "mailroom:passwords": {user: "correct horse battery"}}
+    return Settings.load((values | secret).get, stack, values)
+
+
+def test_the_stack_files_of_the_checkout_load_without_a_surprise() -> None:
+    assert example("dev", "alice@example.test").warnings() == []
+    assert [finding.id for finding in example("prod", "i@example.com").warnings()] == ["dmarc-none"]
+
+
+def test_the_production_example_shows_the_defaults() -> None:
+    shown, plain = example("prod", "i@example.com"), load()
+    names = ("warm_up", "gate", "rspamd", "forward_rate", "limits")
+    assert [getattr(shown, name) for name in names] == [getattr(plain, name) for name in names]
+    assert set(LimitSettings.model_fields) == shown.limits.model_fields_set
+    assert shown.hosts[0].firewall == plain.hosts[0].firewall
