@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,10 @@ def main() -> None:
     try:
         action()
     except OSError as error:
-        if BEFORE.exists():
+        with suppress(OSError):  # or else the timer tries it
             restore()
-        hostlib.fail(str(error), "expected packet filter and SSH server to take our rules", "what was before is back")
+        back = "comes back within a minute" if BEFORE.exists() else "is back"
+        hostlib.fail(str(error), "expected packet filter and SSH server to take our rules", f"what was before {back}")
 
 
 def apply() -> None:
@@ -97,10 +99,8 @@ def confirm() -> None:
 
 def restore_now() -> None:
     """What the timer and a boot run."""
-    if not BEFORE.exists():
-        hostlib.finish([])
-    restore()
-    hostlib.finish(["packet filter and SSH are as they were before, as nobody confirmed the change"])
+    done = ["packet filter and SSH are as they were before, as nobody confirmed the change"]
+    hostlib.finish(done if restore() else [])
 
 
 # --- the way back ---------------------------------------------------------------------------------------------
@@ -137,13 +137,16 @@ def arm() -> None:
     hostlib.must(["systemctl", "restart", f"{WAY_BACK}.timer"])
 
 
-def restore() -> None:
-    """Bring back exactly what `remember` saw; may be killed and run again."""
-    hostlib.run(["systemctl", "stop", f"{WAY_BACK}.timer"])
-    firewall.restore((BEFORE / TABLE).read_text(encoding="utf-8"))
+def restore() -> bool:
+    """Bring back exactly what `remember` saw, if anything waits; may be killed and run again."""
+    if not BEFORE.exists():
+        return False
     if restore_files():
         sshd.reload(wait=False)  # at a boot sshd may wait for us
+    firewall.restore((BEFORE / TABLE).read_text(encoding="utf-8"))
+    hostlib.run(["systemctl", "stop", f"{WAY_BACK}.timer"])
     forget()
+    return True
 
 
 def restore_files() -> bool:

@@ -43,6 +43,7 @@ bantime.maxtime = 1w
 ignoreip = 127.0.0.0/8 ::1{address}
 ignoreregex ={network}
 """
+OS_RELEASE = Path("/etc/os-release")
 UPGRADES = Path("/etc/apt/apt.conf.d/99mailroom-upgrades")
 APT_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
 SECURITY = {
@@ -146,7 +147,7 @@ def undo() -> list[str]:
 
 def upgrades() -> list[str]:
     """Security updates without anybody: written, enabled, and seen to count."""
-    release = dict(re.findall(r'(?m)^([A-Z_]+)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(encoding="utf-8")))
+    release = dict(re.findall(r'(?m)^([A-Z_]+)="?([^"\n]*)"?$', OS_RELEASE.read_text(encoding="utf-8")))
     origins = SECURITY[release["ID"]]
     changed = hostlib.write_file(UPGRADES, APT.format(origins="\n".join(f'\t"{origin}";' for origin in origins)))
     told = hostlib.run(["apt-config", "dump", "--no-empty", "--format", "%F %v%n"]).stdout.splitlines()

@@ -21,7 +21,6 @@ KEYS_ONLY = """\
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 """
-INCLUDE = f"# Written by Mailroom: first, as sshd takes the first value it reads.\nInclude {DROP_IN}\n"
 PASSWORD_LOGINS = ("passwordauthentication", "kbdinteractiveauthentication")
 PROC = Path("/proc")
 
@@ -56,7 +55,8 @@ def make_key_only() -> list[str]:
     hostlib.write_file(DROP_IN, KEYS_ONLY)
     changes = ["SSH takes keys only"]
     if asks_for_passwords():
-        hostlib.write_file(CONFIG, INCLUDE + CONFIG.read_text(encoding="utf-8"), CONFIG.stat().st_mode & 0o777)
+        first = f"# Written by Mailroom: first, as sshd takes the first value it reads.\nInclude {DROP_IN}\n"
+        hostlib.write_file(CONFIG, first + CONFIG.read_text(encoding="utf-8"), CONFIG.stat().st_mode & 0o777)
         changes = [f"SSH takes keys only ({CONFIG} reads {DROP_IN.name} first)"]
     if still := asks_for_passwords():
         raise OSError(f"{', '.join(still)} stays on whatever {DROP_IN} says")
