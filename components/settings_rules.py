@@ -248,7 +248,7 @@ def _catch_all(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Find
             "catch-all-without-gate",
             "it takes mail for every name there is, and mailroom:gate is off",
             "a catch-all with the gate on, or no catch-all",
-            why="spam to guessed names would be forwarded in this domain's name, and the receiver counts it against it",
+            why="spam to guessed names would be forwarded in this domain's name, which receivers remember",
             fix="take mailroom:gate out (it is on then), or name the addresses that are really used",
         )
 
