@@ -62,10 +62,39 @@ def test_addresses_do_not_wait_for_the_service(run_program: Any) -> None:
 
 def test_steps_of_one_host_never_overlap(run_program: Any) -> None:
     run = run_program()
-    steps = [*run.names(COMMAND), *run.names("command:remote:CopyToRemote")]
+    steps = [*run.names(COMMAND), *run.names("command:remote:CopyToRemote"), f"{HOST}/access"]
     for one in steps:
         for other in steps:
             assert one == other or one in run.waits_for(other) or other in run.waits_for(one), (one, other)
+
+
+def test_a_host_is_closed_before_it_gets_a_secret_or_serves_anybody(run_program: Any) -> None:
+    run = run_program()
+    assert {ZONE_GATE, f"{HOST}/gate"} <= run.waits_for(f"{HOST}/access")
+    for name in ("certificate", "secret", "activate"):
+        assert {f"{HOST}/access", f"{HOST}/guard"} <= run.waits_for(f"{HOST}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, {"allow_tcp": [], "allow_udp": [], "ipv6_mail": True, "ssh_port": 22}),
+        ({"firewall": {"allowTcp": [443], "allowUdp": [51820]}}, {"allow_tcp": [443], "allow_udp": [51820]}),
+        ({"ssh": {"port": 2222}}, {"ssh_port": 2222}),
+        ({"ipv6Outbound": False}, {"ipv6_mail": False}),
+        ({"ipv6": None}, {"ipv6_mail": False}),
+    ],
+)
+def test_the_packet_filter_follows_the_settings(run_program: Any, changes: dict[str, Any], told: Any) -> None:
+    def change(config: dict[str, Any]) -> None:
+        host = config["mailroom:hosts"][0] | changes
+        config["mailroom:hosts"][0] = {key: value for key, value in host.items() if value is not None}
+
+    payload = json.loads(run_program(change).inputs(f"{HOST}/access")["payload"])
+    assert {key: payload[key] for key in told} == told
+    assert set(payload["units"]) == {
+        "mailroom-firewall.service", "mailroom-rollback.service", "mailroom-rollback.timer",
+    }  # fmt: skip
 
 
 def test_what_steps_print_is_secret_and_not_logged(run_program: Any) -> None:
@@ -136,6 +165,7 @@ def test_a_mail_server_makes_no_resource_a_user(run_program: Any) -> None:
     def many(config: dict[str, Any]) -> None:
         names = [f"user{number}" for number in range(30)]
         config["mailroom:domains"][0]["users"] += names
+        config["mailroom:domains"][0]["aliases"] |= dict.fromkeys(names, ["someone@receiver.test"])
         config["mailroom:passwords"] |= {f"{name}@example.test": "pw-0123456789" for name in names}
 
     assert set(run_program(many).resources) == set(run_program().resources)
@@ -143,7 +173,8 @@ def test_a_mail_server_makes_no_resource_a_user(run_program: Any) -> None:
 
 def test_gates_keys_and_users_keep_their_secrets(run_program: Any) -> None:
     run = run_program()
-    for name, key in ((ZONE_GATE, "token"), (f"{HOST}/gate", "private_key"), ("users", "passwords")):
+    secrets = {ZONE_GATE: "token", f"{HOST}/gate": "private_key", f"{HOST}/access": "private_key", "users": "passwords"}
+    for name, key in secrets.items():
         assert run.inputs(name)[key][SECRET], f"{name} shows {key}"
     assert "private" in run.requests["example.test/dkim-key/m1"].additionalSecretOutputs
     assert {"passwords", "files", "hashes", "changed"} <= set(run.requests["users"].additionalSecretOutputs)
