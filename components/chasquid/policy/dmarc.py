@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import re
 import time
-import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -158,16 +157,6 @@ def tags_of(text: str) -> Tags:
 def is_within(domain: str, parent: str) -> bool:
     """Whether a domain is `parent` or below it."""
     return domain == parent or domain.endswith(f".{parent}")
-
-
-def a_labels(domain: str) -> str:
-    """A domain as DNS has it; the inverse of what chasquid makes of MAIL FROM (internal/normalize, RFC 3492).
-
-    Python's codec `idna` knows only IDNA 2003: to it the different domains straße.example and strasse.example are one,
-    so whoever has the first could prove the second.
-    """
-    labels = re.split("[.\u3002]", unicodedata.normalize("NFKC", domain).lower())
-    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
 
 
 def within(resolver: Resolver, seconds: float) -> Lookup:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import dmarc, limits, notices, results, rspamd
-from .message import ACCEPT, Malformed, Verdict, addresses
+from .message import ACCEPT, Malformed, Verdict, addresses, domain_of, to_ascii
 from .sender import PROBE_DOMAIN
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class Case:
     @cached_property
     def sender(self) -> str:
         """The domain of MAIL FROM as chasquid splits it (internal/envelope Split), empty for the null sender."""
-        return dmarc.a_labels(self.request.sender.partition("@")[2])
+        return to_ascii(self.request.sender.partition("@")[2])
 
     @cached_property
     def recipients(self) -> dict[str, str]:
         """Recipient -> its domain."""
-        return {recipient: dmarc.a_labels(recipient.partition("@")[2]) for recipient in self.request.recipients}
+        return {recipient: to_ascii(recipient.partition("@")[2]) for recipient in self.request.recipients}
 
     @cached_property
     def author(self) -> str | Malformed:
@@ -54,7 +54,7 @@ class Case:
         if len(fields) != 1:
             return Malformed(f"there are {len(fields)} From fields, expected one")
         try:
-            domains = {dmarc.a_labels(address.rpartition("@")[2]) for address in addresses(fields[0])}
+            domains = {domain_of(address) for address in addresses(fields[0])}
         except Malformed as reason:
             return reason
         return domains.pop() if len(domains) == 1 else Malformed(f"the From field has {len(domains)} domains")
@@ -248,7 +248,7 @@ RULES: Sequence[tuple[Callable[[Case], Verdict | None], bool]] = (
 def targets(address: str, settings: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
     """The addresses elsewhere that mail to `address` ends at, by the way of chasquid's resolver (internal/aliases)."""
     local, _, domain = address.partition("@")
-    entry = settings["domains"].get(dmarc.a_labels(domain))
+    entry = settings["domains"].get(to_ascii(domain))
     if entry is None:
         return frozenset({address})
     if depth >= ALIAS_DEPTH:
@@ -271,7 +271,7 @@ def destinations(
     for name in (whole, whole.partition("+")[0]):
         if name in lines:
             return lines[name]
-    return () if f"{local}@{dmarc.a_labels(domain)}" in users else lines.get("*", ())
+    return () if f"{local}@{to_ascii(domain)}" in users else lines.get("*", ())
 
 
 def without_dots(local: str) -> str:

@@ -20,17 +20,18 @@ def judge(request: Request) -> Verdict:
     """Refuse, defer, or accept with a mark where rspamd wants one; without an answer the message waits."""
     try:
         answer = ask(request)
-        action, score = str(answer["action"]), f"{float(answer['score']):.1f} of {float(answer['required_score']):.1f}"
+        action, score = (
+            str(answer["action"]),
+            f"score={float(answer['score']):.1f} required={float(answer['required_score']):.1f}",
+        )
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return Verdict.defer(DOWN)
     if action == "reject":
-        return Verdict.refuse(
-            f"5.7.1 The spam filter refuses this message (score {score}); ask the postmaster if in doubt"
-        )
+        return Verdict.refuse(f"5.7.1 The spam filter refuses this message ({score}); ask the postmaster if in doubt")
     if action in {"soft reject", "greylist"}:
         return Verdict.defer("4.7.1 The spam filter wants to see this message again; try again in some minutes")
     if action in {"add header", "rewrite subject"}:
-        return Verdict.accept([f"X-Spam: Yes\nX-Spam-Score: {score}"])
+        return Verdict.accept([f"X-Spam-Status: Yes, {score}"])
     return Verdict.accept()
 
 

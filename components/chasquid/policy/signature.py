@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dkim
 from dkim.asn1 import INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, ASN1FormatError, asn1_parse
 
-from . import dmarc
+from .message import domain_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ def headers(request: Request, headers: Headers, settings: Mapping[str, Any], key
     """A DKIM-Signature for each active key of the sender's domain, none without one click. Raises `Unsigned`."""
     if not headers.all(ONE_CLICK):
         return []
-    domain = dmarc.a_labels(request.sender.rpartition("@")[2])
+    domain = domain_of(request.sender)
     selectors = settings["domains"].get(domain, {}).get("selectors", ())
     if not selectors:
         raise Unsigned(f"{domain} has no active DKIM key, and {ONE_CLICK} needs a signature")

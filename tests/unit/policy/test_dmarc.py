@@ -224,26 +224,6 @@ def test_an_unknown_existence_is_the_worst_case_too() -> None:
     assert result("a.example.com", zone) == ("temperror", "reject")
 
 
-# Names
-
-
-@pytest.mark.parametrize(
-    ("domain", "expected"),
-    [
-        ("Example.COM", "example.com"),
-        ("straße.example", "xn--strae-oqa.example"),
-        ("STRAẞE.example", "xn--strae-oqa.example"),
-        ("bücher.example", "xn--bcher-kva.example"),
-        ("bu\u0308cher.example", "xn--bcher-kva.example"),
-        ("\uff45xample\uff0ecom", "example.com"),
-        ("example\u3002com", "example.com"),
-        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
-    ],
-)
-def test_a_domain_has_one_form_in_dns(domain: str, expected: str) -> None:
-    assert dmarc.a_labels(domain) == expected
-
-
 # Look-ups
 
 

@@ -341,8 +341,8 @@ def test_rspamd_is_asked_only_where_it_is_set(judge: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(rspamd, "judge", lambda _: Verdict.refuse("5.7.1 spam"))
     assert judge(mail(**PROVEN)).status == ACCEPT
     assert judge(mail(**PROVEN), rspamd=True).status == REFUSE
-    monkeypatch.setattr(rspamd, "judge", lambda _: Verdict.accept(["X-Spam: Yes"]))
-    assert judge(mail(**PROVEN), rspamd=True).text.endswith("\nX-Spam: Yes")
+    monkeypatch.setattr(rspamd, "judge", lambda _: Verdict.accept(["X-Spam-Status: Yes"]))
+    assert judge(mail(**PROVEN), rspamd=True).text.endswith("\nX-Spam-Status: Yes")
     monkeypatch.setattr(rspamd, "judge", lambda _: Verdict.accept())
     assert "\n\n" not in judge(mail(**PROVEN), rspamd=True).text
 
