@@ -21,10 +21,10 @@ def main(arguments: list[str]) -> None:
     """Serve until SIGTERM. `arguments`: nothing, or socket, settings and state folder for a run by hand."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     settings, state = (Path(arguments[1]), Path(arguments[2])) if arguments else (SETTINGS, STATE)
-    service = Service(Settings(settings), limits.Store(state))
-    signal.signal(signal.SIGTERM, lambda *_: service.stop())
-    notices.start()
     with listener(arguments[0] if arguments else "") as listening:
+        service = Service(Settings(settings), limits.Store(state))
+        signal.signal(signal.SIGTERM, lambda *_: service.stop())
+        notices.start()
         service.serve(listening)
 
 
