@@ -106,6 +106,7 @@ def test_what_the_conversations_sent_arrives_and_nothing_else(stack: Stack, acto
 
 # Guessing users
 
+KNOWN, UNKNOWN = f"alice@{DOMAIN}", f"nobody@{DOMAIN}"
 GUESSES, GUESSERS = 40, 2
 
 
@@ -118,9 +119,6 @@ def test_a_guesser_learns_nothing_from_the_time_an_answer_takes(stack: Stack, ac
     limit = 1.95 * (2 / len(known)) ** 0.5
     distance = kolmogorov_smirnov(known, unknown)
     assert distance < limit, f"{KNOWN} is refused in {shown(known)}, {UNKNOWN} in {shown(unknown)}"
-
-
-KNOWN, UNKNOWN = f"alice@{DOMAIN}", f"nobody@{DOMAIN}"
 
 
 def guessed(server: str) -> dict[str, list[float]]:
