@@ -179,7 +179,8 @@ def test_a_bare_host_fits(machine: Machine) -> None:
 def test_preparation_installs_what_is_missing_and_says_so(machine: Machine) -> None:
     assert machine.prepared.status == 0, machine.prepared.stderr
     assert re.fullmatch(
-        r"changed: installed certbot python3-certbot-dns-cloudflare, .*made /var/lib/chasquid, .*made /var/lib/mailroom-policy\n",
+        r"changed: installed certbot python3-certbot-dns-cloudflare, "
+        r".*made /var/lib/chasquid, .*made /var/lib/mailroom-policy\n",
         machine.prepared.stdout,
     )
     assert machine.text("id -nG chasquid; stat -c '%a %U %G' /var/lib/chasquid") == "chasquid\n750 chasquid chasquid\n"

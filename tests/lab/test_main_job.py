@@ -36,11 +36,12 @@ def stack(lab: Lab) -> Iterator[Stack]:
     """A bare VPS, a zone that holds other people's records, and reverse DNS set at the provider."""
     vps = lab.fresh_vps(octet=10)
     made = Stack(lab, vps, passwords={f"alice@{DOMAIN}": PASSWORD})
-    for record in FOREIGN:
-        made.api("POST", body=record)
+    foreign = [made.api("POST", body=record) for record in FOREIGN]
     made.point_back()
     made.write()
     yield made
+    for record in foreign:
+        made.api("DELETE", f"/{record['id']}")
     made.discard()
     lab.remove_vps(vps)
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import dmarc, limits, notices, results, rspamd
-from .message import ACCEPT, Malformed, Verdict, addresses, domain_of, to_ascii
+from .message import ACCEPT, Malformed, Verdict, addresses, domain_of, plain, to_ascii
 from .sender import PROBE_DOMAIN
 
 if TYPE_CHECKING:
@@ -137,6 +137,16 @@ def to_external(case: Case) -> Verdict | None:
     return None
 
 
+def from_nobody(case: Case) -> Verdict | None:
+    """A sender that chasquid would write otherwise when it forwards: quoted, or no UTF-8."""
+    try:
+        if case.request.sender:
+            plain(case.request.sender)
+    except Malformed as reason:
+        return Verdict.refuse(f"5.1.7 Not forwarded: the sender {reason}; use one that needs no quotes")
+    return None
+
+
 def without_author(case: Case) -> Verdict | None:
     """Nobody could say whose policy holds."""
     if isinstance(case.author, Malformed):
@@ -222,19 +232,23 @@ def like_spam(case: Case) -> Verdict | None:
 
 
 def too_many(case: Case) -> Verdict | None:
-    """A receiver holds us to account for all we forward, whoever wrote it."""
+    """A receiver holds us to account for all we forward, whoever wrote it.
+
+    Anybody may use the null sender, which nothing proves: it has a tenth of the rate for itself and takes none of it.
+    """
+    rate, kind = int(case.settings["forwardRate"]), "messages"
+    if not case.request.sender:
+        rate, kind = max(1, rate // 10), "bounces"
     for target in sorted(frozenset().union(*case.targets.values())):
-        if case.state.take(f"forward:{target.lower()}", 1, limits.HOUR, case.settings["forwardRate"]):
-            return Verdict.defer(
-                f"4.7.1 More than {case.settings['forwardRate']} messages an hour would be forwarded to one address; "
-                "try again later"
-            )
+        if case.state.take(f"forward:{kind}:{target.lower()}", 1, limits.HOUR, rate):
+            return Verdict.defer(f"4.7.1 More than {rate} {kind} an hour would be forwarded to one address; try later")
     return None
 
 
 # In this order; whether a rule belongs to the gate and falls with it. What counts comes last.
 RULES: Sequence[tuple[Callable[[Case], Verdict | None], bool]] = (
     (to_external, False),
+    (from_nobody, False),
     (without_author, True),
     (against_dmarc, True),
     (from_ourselves, False),

@@ -242,6 +242,7 @@ def plain(address: str) -> str:
     """`address` if it is a dot-atom at a domain, the same to readers that decode or normalize. Raises `Malformed`."""
     local, at, domain = address.rpartition("@")
     same = address.isprintable() and unicodedata.normalize("NFKC", address) == address and "=?" not in local
+    same = same and "\ufffd" not in address  # was no UTF-8
     if not at or not same or not _LOCAL.fullmatch(local) or not _DOMAIN.fullmatch(domain):
         raise Malformed(f"{one_line(address)[:80]!r} is no plain address")
     return address

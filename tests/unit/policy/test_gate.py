@@ -388,3 +388,15 @@ def test_no_author_writes_into_our_results(judge: Any, author: str) -> None:
     fields = verdict.text.split("\n")
     assert (fields[0], len(fields)) == ("Authentication-Results: smtp.example.com;", 2)
     assert fields[1] in {"\tnone", "\tdmarc=none header.from=-"}
+
+
+@pytest.mark.parametrize("sender", ['"a,b"@list.test', "\ufffd\ufffd@list.test", "a b@list.test", "nobody"])
+def test_a_sender_that_chasquid_would_write_otherwise_is_not_forwarded(judge: Any, sender: str) -> None:
+    verdict = judge(mail(**PROVEN | {"sender": sender}))
+    assert (verdict.status, verdict.text[:5]) == (REFUSE, "5.1.7")
+
+
+def test_bounces_have_a_rate_of_their_own_and_take_none_from_mail(judge: Any) -> None:
+    bounce = mail(**PROVEN | {"sender": ""})
+    assert [judge(bounce, forwardRate=20).status for _ in range(3)] == [ACCEPT, ACCEPT, DEFER]
+    assert judge(mail(**PROVEN), forwardRate=20).status == ACCEPT
