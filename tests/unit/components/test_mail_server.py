@@ -165,7 +165,7 @@ def test_a_mail_server_makes_no_resource_a_user(run_program: Any) -> None:
     def many(config: dict[str, Any]) -> None:
         names = [f"user{number}" for number in range(30)]
         config["mailroom:domains"][0]["users"] += names
-        config["mailroom:domains"][0]["aliases"] |= dict.fromkeys(names, ["someone@receiver.test"])
+        config["mailroom:domains"][0]["aliases"] |= {key: ["someone@receiver.test"] for key in names}
         config["mailroom:passwords"] |= {f"{name}@example.test": "pw-0123456789" for name in names}
 
     assert set(run_program(many).resources) == set(run_program().resources)
