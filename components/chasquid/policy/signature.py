@@ -6,11 +6,11 @@ chasquid signs before it asks the hook and puts nothing but Received and our fie
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dkim
-from dkim.asn1 import INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, ASN1FormatError, asn1_parse
 
 from .message import domain_of
 
@@ -25,9 +25,11 @@ SIGNED = (
     *("From", "Subject", "Date", "To", "Cc", "Reply-To", "Message-ID", "MIME-Version", "Content-Type"),
     *("List-Unsubscribe", ONE_CLICK),
 )
-RSA = bytes.fromhex("2a864886f70d010101")  # 1.2.840.113549.1.1.1
-ED25519 = bytes.fromhex("2b6570")  # 1.3.101.112, RFC 8410 section 3
-PKCS8 = [(SEQUENCE, [(INTEGER,), (SEQUENCE, [(OBJECT_IDENTIFIER,)]), (OCTET_STRING,)])]  # RFC 5208 section 5
+# What stands before the key itself in PKCS#8 (RFC 5208 section 5, RFC 8410 section 7); `..` is a length.
+RSA = re.compile(
+    rb"\x30\x82..\x02\x01\0\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\0\x04\x82..", re.DOTALL
+)
+ED25519 = re.compile(rb"\x30\x2e\x02\x01\0\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20")
 
 
 class Unsigned(Exception):  # noqa: N818  (says what becomes of the message)
@@ -71,14 +73,10 @@ def private_key(pem: bytes) -> tuple[bytes, bytes]:
     lines = pem.strip().splitlines()
     if lines[:1] != [b"-----BEGIN PRIVATE KEY-----"]:
         raise ValueError("the key is not PKCS#8 in PEM")
-    try:
-        ((_, (identifier,), inner),) = asn1_parse(PKCS8, base64.b64decode(b"".join(lines[1:-1])))
-    except ASN1FormatError as error:
-        raise ValueError("the key is damaged") from error
-    if identifier == RSA:
-        return b"rsa-sha256", b"-----BEGIN RSA PRIVATE KEY-----\n%b\n-----END RSA PRIVATE KEY-----" % base64.b64encode(
-            inner
-        )
-    if identifier == ED25519:
-        return b"ed25519-sha256", base64.b64encode(inner[2:])  # an octet string in the octet string
+    der = base64.b64decode(b"".join(lines[1:-1]))
+    if found := RSA.match(der):
+        inner = base64.b64encode(der[found.end() :])
+        return b"rsa-sha256", b"-----BEGIN RSA PRIVATE KEY-----\n%b\n-----END RSA PRIVATE KEY-----" % inner
+    if found := ED25519.match(der):
+        return b"ed25519-sha256", base64.b64encode(der[found.end() :])
     raise ValueError("the key is neither RSA nor Ed25519")

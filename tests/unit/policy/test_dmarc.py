@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import dns.exception
 import dns.message
 import dns.name
 import dns.resolver
@@ -271,7 +272,7 @@ class Record:
         (dns.resolver.NXDOMAIN(), None),
         (dns.resolver.NoAnswer(response=dns.message.Message()), []),
         (dns.resolver.NoNameservers(), Unanswered),
-        (dns.resolver.LifetimeTimeout(timeout=1, errors=[]), Unanswered),
+        (dns.exception.Timeout(), Unanswered),
         (dns.resolver.YXDOMAIN(), Unanswered),
         (OSError("no network"), Unanswered),
     ],

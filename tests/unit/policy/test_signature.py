@@ -173,6 +173,7 @@ def test_without_a_key_one_click_does_not_leave(settings: dict[str, Any], keys: 
         pem(RSA)[:200],
         pem(RSA)[:200] + b"\n-----END PRIVATE KEY-----\n",
         pem(RSA, PrivateFormat.TraditionalOpenSSL),
+        b"-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n" % pem(ED25519).split(b"\n")[1][:-8],
         pem(ec.generate_private_key(ec.SECP256R1())),
     ],
 )
