@@ -16,7 +16,7 @@ from .message import ACCEPT, Malformed, Verdict, addresses, domain_of, plain, to
 from .sender import PROBE_DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
     from .message import Headers, Request
 
@@ -24,6 +24,8 @@ DNS = dmarc.Dns()
 SECONDS = 10.0  # for all look-ups of a message
 LOCAL_PART = 64  # octets, RFC 5321 section 4.5.3.1.1
 ALIAS_DEPTH = 10  # internal/aliases recursionLimit
+
+Book = dict[str, dict[str, "Sequence[str]"]]  # domain -> local part or `*` -> destinations
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Case:
     @cached_property
     def targets(self) -> dict[str, frozenset[str]]:
         """Recipient -> the addresses elsewhere it is forwarded to."""
-        return {recipient: targets(recipient, self.settings) for recipient in self.request.recipients}
+        book, users = book_of(self.settings), self.settings["users"]
+        return {recipient: targets(recipient, book, users) for recipient in self.request.recipients}
 
     def fields(self) -> Iterator[str]:
         """Our own Authentication-Results (RFC 8601), on top of everybody's, and our marks."""
@@ -259,33 +262,38 @@ RULES: Sequence[tuple[Callable[[Case], Verdict | None], bool]] = (
 )
 
 
-def targets(address: str, settings: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
+def book_of(settings: Mapping[str, Any]) -> Book:
+    """The aliases of all domains, by the names chasquid looks up."""
+    return {
+        domain: {without_dots(name): line for name, line in entry["aliases"].items()}
+        for domain, entry in settings["domains"].items()
+    }
+
+
+def targets(address: str, book: Book, users: Container[str], depth: int = 0) -> frozenset[str]:
     """The addresses elsewhere that mail to `address` ends at, by the way of chasquid's resolver (internal/aliases)."""
     local, _, domain = address.partition("@")
-    entry = settings["domains"].get(to_ascii(domain))
-    if entry is None:
+    lines = book.get(to_ascii(domain))
+    if lines is None:
         return frozenset({address})
     if depth >= ALIAS_DEPTH:
         return frozenset()
     found: frozenset[str] = frozenset()
-    for line in destinations(local, domain, entry["aliases"], settings["users"]):
+    for line in destinations(local, lines, is_user=f"{local}@{to_ascii(domain)}" in users):
         destination, via, _ = line.partition(" via ")
         name, at, other = destination.partition("@")
         following = f"{local if name == '*' else name}@{other if at else domain}"
-        found |= {following} if via else targets(following, settings, depth + 1)
+        found |= {following} if via else targets(following, book, users, depth + 1)
     return found
 
 
-def destinations(
-    local: str, domain: str, aliases: Mapping[str, Sequence[str]], users: Mapping[str, Any]
-) -> Sequence[str]:
-    """The right side of an address: itself, then without its suffix, then the catch-all unless it is a user."""
-    lines = {without_dots(name): line for name, line in aliases.items()}
+def destinations(local: str, lines: Mapping[str, Sequence[str]], *, is_user: bool) -> Sequence[str]:
+    """The right side of a local part: its own, then that without its suffix, then the catch-all unless it is a user."""
     whole = without_dots(local)
     for name in (whole, whole.partition("+")[0]):
         if name in lines:
             return lines[name]
-    return () if f"{local}@{to_ascii(domain)}" in users else lines.get("*", ())
+    return () if is_user else lines.get("*", ())
 
 
 def without_dots(local: str) -> str:
