@@ -69,6 +69,14 @@ def test_no_record_names_the_stolen_machine_any_more(stack: Stack, stolen: Vps) 
     assert not [record for record in zone if stolen.ipv4 in record[2] or str(stolen.ipv6) in record[2]]
 
 
+def test_a_record_the_thief_changed_is_put_right(stack: Stack) -> None:
+    (ours,) = (record for record in stack.records() if (record["type"], record["name"]) == ("A", HOST))
+    stack.api("PATCH", f"/{ours['id']}", {"content": "192.0.2.66"})
+    assert (done := stack.up("--refresh")).returncode == 0, done.stdout
+    assert ("A", HOST, stack.vps.ipv4) in stack.zone()
+    assert ("A", HOST, "192.0.2.66") not in stack.zone()
+
+
 def test_the_stolen_signing_key_is_worthless(stack: Stack) -> None:
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers = [stack.lab.plan.resolver.ipv4]
