@@ -231,7 +231,7 @@ def _mailbox(part: list[tuple[str, str]]) -> str:
             raise Malformed("a mailbox without < > is not one plain address")
         return plain(names[0])
     after = part[[kind for kind, _ in part].index("angle") + 1 :]
-    if len(angles) > 1 or any(text.strip() for _, text in after):
+    if any(text.strip() for _, text in after):
         raise Malformed("something follows the address in < >")
     if any("@" in name for name in names):
         raise Malformed("the name before < > looks like an address")
