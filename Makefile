@@ -1,5 +1,6 @@
 # Each target says what it does; `make up` and `make test` are all a newcomer needs.
 python := .venv/bin/python
+shell_scripts := '*.sh' .ci/run '*/post-data' '*/no-local-delivery'
 .DEFAULT_GOAL := help
 .PHONY: help up down setup test lint lock sbom
 
@@ -25,8 +26,8 @@ lint: ## ruff, strict type checking, shellcheck, shfmt
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
-	@git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck
-	@git ls-files '*.sh' .ci/run | xargs .venv/bin/shfmt -d -i 2
+	@git ls-files $(shell_scripts) | xargs .venv/bin/shellcheck
+	@git ls-files $(shell_scripts) | xargs .venv/bin/shfmt -d -i 2
 
 lock: ## pin the requirements again, with hashes (needs uv)
 	@for set in requirements requirements-dev requirements-go requirements-sbom; do \
