@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import secrets
-import shutil
 import smtplib
 import socket
 import ssl
@@ -253,8 +252,6 @@ def compare(without: Server, hooked: Server, connections: int, messages: int) ->
 
 def measure(messages: int) -> list[Comparison]:
     """Both servers at once, with one connection and with eight."""
-    if not shutil.which("nc"):
-        raise CannotMeasure("nc is missing, expected the one of netcat-openbsd; `make setup` installs it")
     release = build.release({"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()])
     if not release.tar.exists():
         raise CannotMeasure(f"{release.tar} is missing; `make setup` builds it")
@@ -272,7 +269,7 @@ def measure(messages: int) -> list[Comparison]:
 def main() -> int:
     """0 when the hook adds no more than it may, 1 when it does, 3 when it could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=main.__doc__)
-    parser.add_argument("--messages", type=int, default=500, help="to each server, at least (default 500)")
+    parser.add_argument("--messages", type=int, default=1000, help="to each server, at least (default 1000)")
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         print(f"note: this machine is busy (load {load:.1f} on {cores} cores), and waiting counts", file=sys.stderr)
