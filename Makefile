@@ -1,6 +1,6 @@
 # Each target says what it does; `make up` and `make test` are all a newcomer needs.
 python := .venv/bin/python
-shell_scripts := '*.sh' .ci/run '*/post-data' '*/no-local-delivery'
+shell_scripts := '*.sh' .ci/run '*/no-local-delivery'
 .DEFAULT_GOAL := help
 .PHONY: help up down setup test lint lock sbom
 

@@ -24,7 +24,7 @@ BUSY = 75  # sysexits.h EX_TEMPFAIL
 INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
 PACKAGES = (
     *("ca-certificates", "certbot", "python3-certbot-dns-cloudflare"),
-    *("netcat-openbsd", "python3-dkim", "python3-dnspython"),  # the sender policy
+    *("python3-dkim", "python3-dnspython"),  # the sender policy
     *("fail2ban", "nftables", "python3-systemd", "unattended-upgrades"),
     "systemd-timesyncd | chrony | ntpsec | ntp | openntpd",  # whichever is there already
 )

@@ -143,7 +143,7 @@ def installed(lab: Lab) -> Iterator[Server]:
     """A machine with Python, the service's user, our scripts, self-made certificates and the pinned program."""
     vps = lab.fresh_vps()
     server = Server(vps)
-    packages = "python3 netcat-openbsd python3-dkim python3-dnspython"
+    packages = "python3 python3-dkim python3-dnspython"
     server.must(
         f"apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends {packages}"
     )

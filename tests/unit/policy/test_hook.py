@@ -52,7 +52,7 @@ class Host:
         self.socket.bind(str(self.folder / "socket"))
         self.socket.listen(16)
         here = HOOK.read_text().replace("/run/mailroom-policy/socket", str(self.folder / "socket"))
-        (self.folder / "post-data").write_text(here.replace("-w 50", "-w 10"))
+        (self.folder / "post-data").write_text(here.replace("$limit = 50", "$limit = 10"))
         self.start()
         return self
 
@@ -71,7 +71,7 @@ class Host:
             "AUTH_AS": ALICE, "ON_TLS": "1", "SPF_PASS": "0", "PATH": os.environ["PATH"], **fields,
         }  # fmt: skip
         asking = subprocess.Popen(
-            ["sh", self.folder / "post-data"], env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ["perl", self.folder / "post-data"], env=given, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert asking.stdin
         threading.Thread(target=_write, args=(asking.stdin, message)).start()

@@ -270,14 +270,14 @@ def running(policy: Service, tmp_path: Path) -> Iterator[Callable[..., subproces
 
 
 def hook(path: Path, message: bytes = MESSAGE, **fields: str) -> subprocess.CompletedProcess[bytes]:
-    script = HOOK.read_text().replace("socket=/run/mailroom-policy/socket", f"socket='{path}'")
+    script = HOOK.read_text().replace("/run/mailroom-policy/socket", str(path))
     assert str(path) in script
     environment = {
         "PATH": os.environ["PATH"], "REMOTE_ADDR": "192.0.2.1:1", "EHLO_DOMAIN": "client", "MAIL_FROM": ALICE,
         "RCPT_TO": "to@receiver.test", "AUTH_AS": ALICE, "ON_TLS": "1", "SPF_PASS": "0", **fields,
     }  # fmt: skip
     return subprocess.run(
-        ["sh", "-c", script], input=message, env=environment, capture_output=True, check=False, timeout=20
+        ["perl", "-e", script], input=message, env=environment, capture_output=True, check=False, timeout=20
     )
 
 
