@@ -180,7 +180,7 @@ def lay_out_trial(release: Path, place: Path) -> None:
     """A configuration directory that reads the release's own lists instead of those in use."""
     hostlib.make_directory(place, 0o750, group=GROUP)
     hostlib.make_directory(place / "data", 0o700, owner=USER, group=GROUP)
-    for name in ("chasquid.conf", "certs"):
+    for name in ("chasquid.conf", "certs", "hooks"):
         (place / name).symlink_to(release / name)
     for path in release.glob("domains/*/*"):
         trial = place / path.relative_to(release)

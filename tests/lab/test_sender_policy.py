@@ -215,6 +215,18 @@ def test_one_click_unsubscribe_is_covered_by_a_valid_signature(stack: Stack) -> 
     assert signatures == ["pass", "pass"], message
 
 
+def test_a_signature_over_more_than_the_body_ends_no_session_but_its_own_message(stack: Stack) -> None:
+    process = on_host(stack, "systemctl show -p MainPID --value chasquid")
+    signature = f"DKIM-Signature: v=1; a=rsa-sha256; d={DOMAIN}; s=m1; h=from; l=99999999; bh=AAAA; b=AAAA"
+    message = f"{signature}\r\nFrom: a@outside.test\r\n\r\nHello\r\n"
+    with (
+        smtplib.SMTP(stack.vps.ipv4, 25, "client.test", timeout=60) as client,
+        pytest.raises(smtplib.SMTPDataError, match=r"5\.7\.26"),
+    ):
+        client.sendmail("a@outside.test", [ALICE], message)
+    assert on_host(stack, "systemctl show -p MainPID --value chasquid") == process
+
+
 @pytest.mark.parametrize(
     "breakage",
     ["systemctl stop mailroom-policy.socket mailroom-policy.service", "mv /etc/mailroom/current/policy.json{,.away}"],

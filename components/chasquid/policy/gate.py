@@ -7,6 +7,7 @@ One rule after the other; the first that objects decides. DMARC itself is in `dm
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -242,8 +243,10 @@ def too_many(case: Case) -> Verdict | None:
     rate, kind = int(case.settings["forwardRate"]), "messages"
     if not case.request.sender:
         rate, kind = max(1, rate // 10), "bounces"
-    for target in sorted(frozenset().union(*case.targets.values())):
-        if case.state.take(f"forward:{kind}:{target.lower()}", 1, limits.HOUR, rate):
+    # chasquid sends a copy for each recipient, however often they lead to the same address.
+    copies = Counter(target.lower() for recipient in case.request.recipients for target in case.targets[recipient])
+    for target, number in sorted(copies.items()):
+        if case.state.take(f"forward:{kind}:{target}", number, limits.HOUR, rate):
             return Verdict.defer(f"4.7.1 More than {rate} {kind} an hour would be forwarded to one address; try later")
     return None
 

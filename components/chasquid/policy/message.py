@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ACCEPT, REFUSE, DEFER = 0, 20, 75  # exit statuses of the hook (docs/hooks.md of chasquid)
 FIELDS = 7
+FIELD = 8000  # characters of a field with addresses: nobody's From is longer
+ADDRESS = 320  # characters: 64 before the @ and 255 after it (RFC 5321 section 4.5.3.1)
 HEADER = 2**18  # bytes; no honest header is longer, and many readers stop earlier
 REPLY = 480  # characters; RFC 5321 section 4.5.3.1.5 allows 512 with the code and the line's end
 _END = re.compile(rb"\r?\n\r?\n")
@@ -149,11 +151,14 @@ def addresses(value: str) -> tuple[str, ...]:
     about them.
     """
     text = value.replace("\n", "")
+    if len(text) > FIELD:
+        raise Malformed(f"an address field has {len(text)} characters, {FIELD} are allowed")
     if any(unicodedata.category(character) in _UNSEEN for character in text.replace("\t", " ")):
         raise Malformed("an address field holds control characters or is not UTF-8")
     found = tuple(_mailbox(part) for part in _split(text))
+    shown = {address.lower() for address in found}
     for hidden in _hidden(text):
-        if hidden.strip().lower() not in {address.lower() for address in found}:
+        if hidden.strip().lower() not in shown:
             raise Malformed("an encoded word holds an address")
     return found
 
@@ -240,6 +245,8 @@ def _mailbox(part: list[tuple[str, str]]) -> str:
 
 def plain(address: str) -> str:
     """`address` if it is a dot-atom at a domain, the same to readers that decode or normalize. Raises `Malformed`."""
+    if len(address) > ADDRESS:  # first: what follows takes more than linear time
+        raise Malformed(f"an address has {len(address)} characters, {ADDRESS} are allowed")
     local, at, domain = address.rpartition("@")
     same = address.isprintable() and unicodedata.normalize("NFKC", address) == address and "=?" not in local
     same = same and "\ufffd" not in address  # was no UTF-8

@@ -76,6 +76,10 @@ class Service:
                     connection, _ = listener.accept()
                 except TimeoutError:
                     continue
+                except OSError as error:  # such as too many open files: passes when others are answered
+                    _log.warning("no request can be taken: %s", error)
+                    time.sleep(0.2)
+                    continue
                 workers.submit(self._answer, connection)
 
     def _answer(self, connection: socket.socket) -> None:

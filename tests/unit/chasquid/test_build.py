@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.chasquid import build
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PROGRAMS = {"chasquid": b"server", "chasquid-util": b"util"}
 
@@ -95,3 +93,17 @@ def test_a_real_build_has_the_pinned_digests(monkeypatch: pytest.MonkeyPatch, tm
     assert go.is_file(), "the pinned Go is missing: run `make setup`"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert build.build(arch, str(go)).is_file()
+
+
+def test_a_module_that_cannot_be_mended_as_reviewed_is_not_built(tmp_path: Path) -> None:
+    (name,) = build.MENDED
+    file = tmp_path / "module" / name
+    file.parent.mkdir(parents=True)
+    before, after = build.MENDED[name]
+    file.write_text(f"func f() {{\n{before}\t}}\n}}\n")
+    made = Path(build.mended(tmp_path / "module", tmp_path / "copy"))
+    assert (made / name).read_text() == f"func f() {{\n{after}\t}}\n}}\n"
+    assert before in file.read_text(), "the module itself stays as it is"
+    file.write_text("func f() {}\n")
+    with pytest.raises(build.BuildError, match="review MENDED"):
+        build.mended(tmp_path / "module", tmp_path / "again")

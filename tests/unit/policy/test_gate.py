@@ -404,3 +404,9 @@ def test_bounces_have_a_rate_of_their_own_and_take_none_from_mail(judge: Any) ->
     bounce = mail(**PROVEN | {"sender": ""})
     assert [judge(bounce, forwardRate=20).status for _ in range(3)] == [ACCEPT, ACCEPT, DEFER]
     assert judge(mail(**PROVEN), forwardRate=20).status == ACCEPT
+
+
+def test_every_copy_counts_even_when_many_recipients_lead_to_one_address(judge: Any) -> None:
+    many = mail(to=("alice@example.com", "alice+1@example.com", "alice@example.com"), **PROVEN)
+    assert judge(many, forwardRate=2).status == DEFER
+    assert judge(many, forwardRate=3).status == ACCEPT

@@ -98,6 +98,21 @@ def test_what_readers_differ_about_is_malformed(value: str) -> None:
         addresses(value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a@" + "".join(chr(0x4E00 + number) for number in range(2000)),
+        "a" + "\u0301\u0316" * 3000 + "@x.test",
+        "=?u?q?a=40x.test?= <a@x.test>," * 5000,
+    ],
+)
+def test_a_field_that_takes_long_to_read_is_malformed_at_once(value: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(Malformed, match="are allowed"):
+        addresses(value)
+    assert time.process_time() - begun < 0.1
+
+
 def test_several_addresses_are_all_found() -> None:
     assert addresses("A <a@x.test>, b@y.test") == ("a@x.test", "b@y.test")
 
