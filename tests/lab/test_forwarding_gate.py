@@ -102,7 +102,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
         },
     ]
     passwords = dict.fromkeys((ALICE, BOB), "a-password-of-the-lab")
-    made = Stack(lab, vps, domains=domains, passwords=passwords, drainTimeout=10)
+    made = Stack(lab, vps, domains=domains, passwords=passwords, drainTimeout=10, forwardRate=5000)
     made.point_back()
     made.write()
     done = made.up()

@@ -146,7 +146,7 @@ def test_a_limit_defers_and_says_until_when(stack: Stack) -> None:
 
 def test_the_postmaster_hears_of_a_user_near_its_limit(stack: Stack) -> None:
     notice = stack.lab.wait_message(lambda message: message["rcpt_to"] == ["postmaster@receiver.test"])
-    assert notice["mail_from"] == "<>"
+    assert notice["mail_from"] == ""
     assert (notice["spf"], notice["dmarc"]) == ("pass", "pass")
     assert BOB in notice["subject"]
 
