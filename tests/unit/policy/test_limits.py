@@ -75,6 +75,10 @@ def test_only_recipients_never_written_to_count_as_new(store: Store, clock: Cloc
     over = send(store, settings, to=("new@x",))
     assert isinstance(over, Over)
     assert "never wrote to" in over.what
+    clock.now += over.wait - 1
+    assert isinstance(send(store, settings, to=("new@x",)), Over)
+    clock.now += 1
+    assert not isinstance(send(store, settings, to=("new@x",)), Over)
 
 
 def test_a_recipient_not_written_to_for_ninety_days_is_new_again(
@@ -82,6 +86,7 @@ def test_a_recipient_not_written_to_for_ninety_days_is_new_again(
 ) -> None:
     monkeypatch.setattr(limits, "_forget", lambda *_: None)  # it may come late
     send(store, settings, to=("a@x", "A@X"))
+    assert limits.usage(tmp_path, ALICE, settings, clock.now)["newRecipients"] == (1, 6)
     clock.now += limits.REMEMBERED - 1
     send(store, settings, to=("a@x",))
     assert limits.usage(tmp_path, ALICE, settings, clock.now)["newRecipients"] == (0, 6)
@@ -136,11 +141,11 @@ def test_a_refused_message_does_not_start_a_ramp(store: Store, clock: Clock, set
 def test_what_a_clock_that_was_ahead_counted_does_not_block_for_long(
     store: Store, clock: Clock, settings: dict[str, Any]
 ) -> None:
-    settings["users"][ALICE]["limits"].update(hour=100, day=100)
+    settings["users"][ALICE]["limits"].update(hour=100, day=100, newRecipients=2)
     clock.now += 1000 * DAY
-    send(store, settings, 4)
+    send(store, settings, 2, to=("a@x", "b@x"))
     clock.now -= 1000 * DAY
-    assert not isinstance(send(store, settings, 4), Over)
+    assert not isinstance(send(store, settings, 2, to=("c@x", "d@x")), Over)
     clock.now -= 30  # set back a little, all still counts
     assert isinstance(send(store, settings), Over)
 
@@ -202,6 +207,54 @@ def test_a_damaged_file_is_put_aside_and_counting_begins_anew(
     assert (tmp_path / f"damaged-{limits.FILE}").read_bytes().startswith(b"no database")
 
 
+def test_what_belongs_to_a_damaged_file_goes_with_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{limits.FILE}{suffix}" for suffix in ("", "-wal", "-shm")]
+    for name in names:
+        (tmp_path / name).write_text(f"old {name}")
+    connect, problems = limits._connect, [sqlite3.DatabaseError("database disk image is malformed")]
+
+    def damaged_once(path: Path) -> sqlite3.Connection:
+        if problems:
+            raise problems.pop()
+        return connect(path)
+
+    monkeypatch.setattr(limits, "_connect", damaged_once)
+    Store(tmp_path, clock)
+    for name in names:
+        assert (tmp_path / f"damaged-{name}").read_text() == f"old {name}"
+
+
+def test_damage_deep_in_a_file_is_found_at_the_start(
+    store: Store, clock: Clock, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings["users"][ALICE]["limits"].update(minute=10**4, hour=10**4, day=10**4, newRecipients=10**4)
+    send(store, settings, to=tuple(f"{number}@x" for number in range(2000)))
+    store._database.close()
+    file = tmp_path / limits.FILE
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    file.write_bytes(content)
+    assert Store(tmp_path, clock).damaged
+
+
+def test_a_file_that_cannot_be_opened_for_now_is_left_alone(
+    store: Store, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(limits, "_connect", fail)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        Store(tmp_path, clock)
+    assert [file for file in tmp_path.iterdir() if "damaged" in file.name] == []
+
+
+def test_counters_are_written_ahead_so_that_a_kill_tears_none(store: Store, tmp_path: Path) -> None:
+    assert (tmp_path / f"{limits.FILE}-wal").exists()
+
+
 def test_a_file_damaged_while_in_use_costs_one_message_its_verdict(
     store: Store, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
@@ -254,6 +307,30 @@ def test_a_new_user_is_held_back_and_let_go_day_by_day(store: Store, clock: Cloc
     clock.now += DAY
     assert not isinstance(send(store, settings, 7), Over)
     assert isinstance(send(store, settings), Over)
+    clock.now += 2000 * DAY
+    assert not isinstance(send(store, settings, 7), Over)
+
+
+def test_a_ramp_grows_by_whole_days(store: Store, clock: Clock, settings: dict[str, Any]) -> None:
+    settings["users"][ALICE]["limits"].update(minute=100, hour=100, day=100, warmUp=10)
+    send(store, settings)
+    clock.now += 2 * DAY - 1
+    assert isinstance(send(store, settings, 21), Over)
+
+
+def test_the_ramp_of_a_host_ends_after_two_weeks_and_goes_by_its_youngest_address(
+    store: Store, clock: Clock, settings: dict[str, Any]
+) -> None:
+    settings["users"][ALICE]["limits"].update(minute=10**6, hour=10**6, day=10**6, newRecipients=10**6)
+    settings["warmUp"] = 1
+    send(store, settings)
+    clock.now += limits.RAMP_DAYS * DAY - 1
+    assert isinstance(send(store, settings, to=SAME * (2**13 + 1)), Over)
+    assert not isinstance(send(store, settings, to=SAME * 2**13), Over)
+    clock.now += 1
+    assert not isinstance(send(store, settings, to=SAME * 2**14), Over)
+    settings["addresses"] = ["192.0.2.10", "2001:db8::1"]
+    assert isinstance(send(store, settings), Over)
 
 
 def test_a_new_address_of_the_server_holds_all_users_back_together_for_two_weeks(
@@ -286,6 +363,12 @@ def test_a_suspension_is_a_file_that_a_person_can_see(store: Store, tmp_path: Pa
     assert not store.suspended(BOB)
     assert not store.suspended(f"../suspended/{ALICE}")
     assert limits.suspended(tmp_path) == [{"user": ALICE, "since": "2026-11-24T10:00:00Z", "reason": "lost"}]
+
+
+def test_marks_that_cannot_be_looked_at_are_an_error(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "suspended").write_text("no folder")
+    with pytest.raises(NotADirectoryError):
+        store.suspended(ALICE)
 
 
 def test_a_target_has_a_rate_of_its_own(store: Store, clock: Clock) -> None:

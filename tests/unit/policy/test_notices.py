@@ -48,6 +48,9 @@ def test_only_a_notice_from_this_host_is_known_again(
     assert not notices.is_own("<other@smtp.example.com>", remote)
 
 
+ANSWERS = {b"QUIT": b"221 bye"}
+
+
 class Server(socketserver.ThreadingTCPServer):
     """Says yes to everything, and to each message what it has to say; keeps every byte."""
 
@@ -73,7 +76,7 @@ class Session(socketserver.StreamRequestHandler):
                     self.server.got += line
                 self.wfile.write(self.server.replies.pop(0) + b"\r\n")
             else:
-                self.wfile.write(b"221 bye\r\n" if line == b"QUIT\r\n" else b"250 ok\r\n")
+                self.wfile.write(ANSWERS.get(line[:4], b"250 ok") + b"\r\n")
 
 
 @pytest.fixture
@@ -132,6 +135,20 @@ def test_a_server_that_says_no_is_not_asked_again(
         server.shutdown()
     assert server.got.count(b"Subject: first") == 1
     assert thread == []
+
+
+def test_a_postmaster_that_the_server_does_not_know_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, thread: list[float], settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(ANSWERS, b"rcpt", b"550 5.1.1 unknown")
+    with Server(monkeypatch, b"250 ok") as server:
+        notices.tell("first", "text", settings)
+        notices.tell("second", "text", settings)
+        until(lambda: server.got.count(b"QUIT") == 2)
+        server.shutdown()
+    assert server.got.count(b"rcpt TO") == 2
+    assert thread == []
+    assert "5.1.1" in caplog.messages[0]
 
 
 def test_no_failure_ends_the_thread(

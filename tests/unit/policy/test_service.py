@@ -133,6 +133,7 @@ def test_lost_counters_are_told_once(
     judge(policy, ask())
     judge(policy, ask())
     assert told == ["The sender policy has lost its counters"]
+    assert not store.damaged
 
 
 def test_users_are_served_while_all_strangers_wait_for_dns(
@@ -310,7 +311,16 @@ def test_the_hook_refuses_with_the_words_of_the_policy(running: Running) -> None
 
 
 @pytest.mark.parametrize(
-    "reply", [b"", b"X-Header: 1\n", b"verdict 0 \nmore", b"verdict ", b"verdict 2", b"X\nverdict 00\n"]
+    "reply",
+    [
+        b"",
+        b"X-Header: 1\n",
+        b"X-Header: verdict 0\n",
+        b"verdict 0 \nmore",
+        b"verdict ",
+        b"verdict 2",
+        b"X\nverdict 00\n",
+    ],
 )
 def test_the_hook_takes_nothing_for_a_yes_but_a_whole_one(tmp_path: Path, reply: bytes) -> None:
     path = tmp_path / "socket"
