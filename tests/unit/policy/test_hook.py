@@ -179,3 +179,10 @@ def test_the_service_does_not_start_without_the_socket_of_systemd(host: Host) ->
     done = subprocess.run([sys.executable, "-B", "-m", "policy"], cwd=FOLDER, capture_output=True, check=False)
     assert done.returncode == 1
     assert b"mailroom-policy.socket" in done.stderr
+
+
+def test_the_hook_is_strict_perl_without_warnings_though_it_loads_neither() -> None:
+    done = subprocess.run(
+        ["perl", "-Mstrict", "-Mwarnings=FATAL,all", "-c", HOOK], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, f"{HOOK} syntax OK\n")
