@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from operations import ssh
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +41,9 @@ def ask(settings: Settings, script: str, payload: Mapping[str, Any], timeout: fl
 def _failed(host: str, script: str, done: ssh.Completed) -> Finding:
     said = done.stderr.strip().splitlines()
     missing = done.exit_status == 127  # noqa: PLR2004  (the shell's "not found")
-    return Finding(
-        severity="error",
-        id="host.script-failed",
-        subject=f"host {host}",
+    return error_about(
+        f"host {host}",
+        "host.script-failed",
         expected=f"{script} to end without an error",
         found="the script is not there" if missing else (said[-1].removeprefix("error: ") if said else "no message"),
         why="what a script does must hold on every host that sends for the stack",

@@ -25,7 +25,7 @@ def read(stack: str) -> dict[str, dict[str, Any]]:
 
 
 def findings(pictures: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """What deserves a word: services that are down, what clients see, who is suspended or close to a limit."""
+    """What deserves a word: services that are down, what clients see, who is suspended."""
     return [finding for host, picture in pictures.items() for finding in _of(host, picture)]
 
 

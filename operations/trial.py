@@ -10,7 +10,7 @@ from operations import report, stacks, submission, verdict
 from operations.dns import Resolver, check_ptr
 from operations.ssh import Target
 from standards import passwords
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,10 +134,9 @@ def _domain(address: str) -> str:
 
 
 def _no_password(wanted: str | None, users: Sequence[str]) -> Finding:
-    return Finding(
-        severity="error",
-        id="trial.no-user",
-        subject=wanted or "mailroom:passwords",
+    return error_about(
+        wanted or "mailroom:passwords",
+        "trial.no-user",
         expected=f"one of {', '.join(users)}" if users else "a user with a password, not only a hash",
         found="no password that one could log in with",
         why="only a user with a password may send",
@@ -146,10 +145,9 @@ def _no_password(wanted: str | None, users: Sequence[str]) -> Finding:
 
 
 def _renamed(deployed: str, settings: Settings) -> Finding:
-    return Finding(
-        severity="error",
-        id="trial.host-renamed",
-        subject=f"host {deployed}",
+    return error_about(
+        f"host {deployed}",
+        "trial.host-renamed",
         expected=f"a host of the settings: {', '.join(host.name for host in settings.hosts)}",
         found="the stack was deployed with this name, the settings no longer have it",
         why="a test message goes to the server that runs now",

@@ -41,7 +41,6 @@ MAILROOM = Path("/etc/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom/chasquid")
 UNIT = Path("/etc/systemd/system/chasquid.service")
 PENDING = Path("/run/mailroom/restart-pending")  # there while what runs may be older than what is on disk
-PROC = Path("/proc")
 SERVICE = "chasquid.service"
 USER = GROUP = "chasquid"
 ADDRESS = "127.0.0.1"
@@ -229,32 +228,16 @@ def refuse(release: Path, error: str) -> None:
 # --- what runs ------------------------------------------------------------------------------------------------
 
 
-def main_pid() -> int:
-    """The running service's process, 0 for none."""
-    answer = hostlib.run(["systemctl", "show", SERVICE, "-p", "ActiveState,MainPID"])
-    facts = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
-    return int(facts.get("MainPID", "0")) if facts.get("ActiveState") == "active" else 0
-
-
-def running_release() -> Path | None:
-    """The directory the running process entered when it started, whatever `current` says now."""
-    pid = main_pid()
-    try:
-        return (PROC / str(pid) / "cwd").readlink() if pid else None
-    except OSError:
-        return None
-
-
 def in_use() -> set[Path]:
     """Releases that must stay: linked, or the running process's own."""
     linked = {(MAILROOM / name).resolve() for name in ("current", "proven", "previous")}
-    running = running_release()
+    running = hostlib.entered(SERVICE)
     return linked | ({running} if running else set())
 
 
 def restart_reasons(release: Path) -> list[str]:
     """Why the running process cannot be the wanted one; empty when it only may have to re-read its lists."""
-    running = running_release()
+    running = hostlib.entered(SERVICE)
     if running is None:
         return ["it was not running"]
     reasons = []
@@ -316,12 +299,12 @@ def restart(release: Path) -> list[str]:
 
 def reload(release: Path) -> list[str]:
     """Only users or aliases changed: swap and let chasquid re-read; the process stays the same."""
-    before = main_pid()
+    before = hostlib.main_pid(SERVICE)
     hostlib.point(MAILROOM / "current", f"releases/{release.name}")
     policy_units.converge(release)
     hostlib.run(["systemctl", "kill", "--signal=HUP", "--kill-who=main", SERVICE])
     time.sleep(RELOAD_LIMIT)
-    return [] if main_pid() == before else ["the process ended when it re-read its users and aliases"]
+    return [] if hostlib.main_pid(SERVICE) == before else ["the process ended when it re-read its users and aliases"]
 
 
 def accept(release: Path) -> None:
@@ -391,9 +374,9 @@ def probe(release: Path) -> list[str]:
 
 def other_program(release: Path) -> list[str]:
     """Whether the process runs the release's binary; a replaced file shows as deleted."""
-    pid, expected = main_pid(), (release / "bin").readlink() / "chasquid"
+    pid, expected = hostlib.main_pid(SERVICE), (release / "bin").readlink() / "chasquid"
     try:
-        found = str((PROC / str(pid) / "exe").readlink()) if pid else "nothing"
+        found = str((hostlib.PROC / str(pid) / "exe").readlink()) if pid else "nothing"
     except OSError:
         found = "nothing"
     return [] if found == str(expected) else [f"{found} runs, expected {expected}"]

@@ -16,7 +16,6 @@ else:
 
 CURRENT = Path("/etc/mailroom/current")
 UNITS = Path("/etc/systemd/system")
-PROC = Path("/proc")
 SOCKET, SERVICE = "mailroom-policy.socket", "mailroom-policy.service"
 
 
@@ -37,22 +36,10 @@ def converge(release: Path) -> list[str]:
         hostlib.run(["systemctl", "stop", SERVICE])
         hostlib.run(["systemctl", "restart", SOCKET])
     hostlib.run(["systemctl", "start", SOCKET])
-    if not written and runs_code_of(release):
+    if not written and hostlib.entered(SERVICE) == (release / "scripts").readlink():  # it runs this release's code
         return []
     hostlib.run(["systemctl", "restart", SERVICE])  # who asks meanwhile waits at the socket
     return ["sender policy restarted"]
-
-
-def runs_code_of(release: Path) -> bool:
-    """Whether the running process entered this release's code when it started."""
-    answer = hostlib.run(["systemctl", "show", SERVICE, "-p", "ActiveState,MainPID"])
-    facts = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
-    if facts.get("ActiveState") != "active":
-        return False
-    try:
-        return (PROC / facts["MainPID"] / "cwd").readlink() == (release / "scripts").readlink()
-    except (OSError, KeyError):
-        return False
 
 
 if __name__ == "__main__":

@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from components.certificates import deploy_hook
+    from components.chasquid.policy import sender
     from components.host import hostlib
 else:
     import deploy_hook
     import hostlib
+    from policy import sender
 
 CURRENT = Path("/etc/mailroom/current")
 PASSWORD = Path("/etc/mailroom/probe.key")  # of this host alone, for root alone
 ADDRESS = "127.0.0.1"
-DOMAIN = "probe.invalid"  # RFC 2606 section 2: nobody's; mail to and from it never leaves the host
+DOMAIN = sender.PROBE_DOMAIN
 USER, FORGED = f"probe@{DOMAIN}", f"forged@{DOMAIN}"
 LIMIT = 10  # seconds for one answer
 

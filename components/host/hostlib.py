@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+PROC = Path("/proc")
 
 
 def read_payload() -> dict[str, Any]:
@@ -92,6 +94,22 @@ def must(argv: Sequence[str]) -> None:
     if answer.returncode:
         said = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
         raise OSError(f"`{' '.join(argv)}` failed: {said[-1][:300] if said else answer.returncode}")
+
+
+def main_pid(unit: str) -> int:
+    """The main process of a running unit, 0 for none."""
+    answer = run(["systemctl", "show", unit, "-p", "ActiveState,MainPID"])
+    facts = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
+    return int(facts.get("MainPID", "0")) if facts.get("ActiveState") == "active" else 0
+
+
+def entered(unit: str) -> Path | None:
+    """The directory a running unit entered when it started, whatever links to it say now."""
+    pid = main_pid(unit)
+    try:
+        return (PROC / str(pid) / "cwd").readlink() if pid else None
+    except OSError:
+        return None
 
 
 def finish(changes: Sequence[str]) -> NoReturn:

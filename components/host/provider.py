@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,9 +18,23 @@ if TYPE_CHECKING:
     import pulumi
 
     from components.settings import HostSettings
-    from operations.ssh import Completed
+    from operations.ssh import Completed, Target
 
 FACTS = Path(__file__).with_name("facts.py")
+
+
+def _login_inputs(settings: HostSettings, private_key: pulumi.Input[str] | None) -> dict[str, Any]:
+    """What a resource keeps of a host to log in there; `_login` reads it."""
+    return {"name": settings.name, "settings": settings.model_dump_json(), "private_key": private_key}
+
+
+def _login(inputs: Properties) -> tuple[HostSettings, Target]:
+    """The host and how to log in there."""
+    from components.settings import HostSettings
+    from operations import ssh
+
+    host = HostSettings.model_validate_json(inputs["settings"])
+    return host, ssh.Target.of(host, inputs.get("private_key"))
 
 
 class HostGateProvider(Provider):
@@ -35,11 +49,9 @@ class HostGateProvider(Provider):
     def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
         """Return the name and version of the host's operating system as `os`."""
         from components.host.requirements import judge
-        from components.settings import HostSettings
         from operations import ssh
 
-        host = HostSettings.model_validate_json(inputs["settings"])
-        target = ssh.Target.of(host, inputs.get("private_key"))
+        host, target = _login(inputs)
         progress(f"checking host {host.name} at {target.address}")
         answer = ssh.run(target, "python3 -", input=FACTS.read_text(encoding="utf-8"), wait=20)
         if answer.exit_status:
@@ -57,10 +69,9 @@ class HostGateProvider(Provider):
 
 def _unreadable(host: HostSettings, said: str) -> Finding:
     lines = said.strip().splitlines() or ["no message"]
-    return Finding(
-        severity="error",
-        id="host-unreadable",
-        subject=host.name,
+    return error_about(
+        host.name,
+        "host-unreadable",
         expected="a host that runs python3, such as Debian or Ubuntu as installed",
         found=f"its facts cannot be read ({lines[-1][:200]})",
         why="nothing is changed on a host that was not looked at first",
@@ -78,11 +89,9 @@ class AccessProvider(Provider):
 
     def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
         """Return what was changed as `summary`."""
-        from components.settings import HostSettings
         from operations import ssh
 
-        host = HostSettings.model_validate_json(inputs["settings"])
-        target = ssh.Target.of(host, inputs.get("private_key"))
+        host, target = _login(inputs)
         summary = _said(host, ssh.run(target, inputs["change"], inputs["payload"], timeout=400, wait=20))
         if summary.startswith("ok"):
             return {"summary": summary}
@@ -101,10 +110,9 @@ def _said(host: HostSettings, answer: Completed) -> str:
     if answer.exit_status == 0:
         return answer.stdout.strip()
     said = answer.stderr.strip().splitlines() or [f"exit status {answer.exit_status}"]
-    finding = Finding(
-        severity="error",
-        id="host-access",
-        subject=host.name,
+    finding = error_about(
+        host.name,
+        "host-access",
         expected="a host that takes our packet filter and SSH by keys alone",
         found=said[-1].removeprefix("error: "),
         why="nothing else is set up before the host is closed to strangers",
@@ -130,9 +138,7 @@ class Access(Resource, module="mailroom", name="Access"):
         opts: pulumi.ResourceOptions,
     ) -> None:
         inputs = {
-            "name": settings.name,
-            "settings": settings.model_dump_json(),
-            "private_key": private_key,
+            **_login_inputs(settings, private_key),
             "change": change,
             "confirm": confirm,
             "payload": payload,
@@ -155,9 +161,7 @@ class HostGate(Resource, module="mailroom", name="HostGate"):
         opts: pulumi.ResourceOptions,
     ) -> None:
         inputs = {
-            "name": settings.name,
-            "settings": settings.model_dump_json(),
-            "private_key": private_key,
+            **_login_inputs(settings, private_key),
             "os": None,
         }
         super().__init__(HostGateProvider(), name, inputs, opts)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from .message import Headers, Request
 
-PROBE_DOMAIN = "probe.invalid"  # the host's own test user, which must never get a message out
+PROBE_DOMAIN = "probe.invalid"  # of the host's own test user (RFC 2606 section 2); nothing of it leaves the host
 
 
 def objection(request: Request, headers: Headers, settings: Mapping[str, Any]) -> str | None:
