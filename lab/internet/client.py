@@ -82,9 +82,9 @@ def email_routing(plan: Plan, zone: str, *, enabled: bool) -> None:
     control(plan, "PUT" if enabled else "DELETE", f"email-routing/{zone}")
 
 
-def edit_zone(plan: Plan, method: str, zone: str, record: str = "", body: object = None) -> Any:
-    """Make, change or remove a record as the zone's owner does at the provider; `record` is its id."""
-    url = f"{plan.cloudflare_api}/zones/{zone_id(zone)}/dns_records/{record}".rstrip("/")
+def edit_zone(plan: Plan, method: str, zone: str, path: str = "", body: object = None) -> Any:
+    """List, make, change or remove records as the zone's owner does at the provider; `path` is `/ID` or a query."""
+    url = f"{plan.cloudflare_api}/zones/{zone_id(zone)}/dns_records{path}"
     return _ask(method, url, body, {"Authorization": f"Bearer {CLOUDFLARE_TOKEN}"})["result"]
 
 

@@ -6,14 +6,13 @@ import json
 import subprocess
 import sys
 import threading
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
 from lab.folders import CHECKOUT
-from lab.internet.names import CLOUDFLARE_TOKEN, zone_id
+from lab.internet.client import edit_zone
 from operations import recovery, stacks
 
 if TYPE_CHECKING:
@@ -63,6 +62,14 @@ class Stack:
         """`pulumi up` without a preview."""
         return self.run("up", "--yes", "--skip-preview", *arguments)
 
+    def converge(self) -> str:
+        """Reverse DNS, the stack file and `up`, which has to succeed; what it said."""
+        self.point_back()
+        self.write()
+        done = self.up()
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
     def point_back(self) -> None:
         """Set reverse DNS, as a person does at the provider."""
         for address in (self.vps.ipv4, self.vps.ipv6):
@@ -97,14 +104,7 @@ class Stack:
 
     def api(self, method: str, path: str = "", body: object = None) -> Any:
         """One call of the lab's Cloudflare API on the domain's records."""
-        request = urllib.request.Request(
-            f"{self.lab.plan.cloudflare_api}/zones/{zone_id(DOMAIN)}/dns_records{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {CLOUDFLARE_TOKEN}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)["result"]
+        return edit_zone(self.lab.plan, method, DOMAIN, path, body)
 
     def discard(self) -> None:
         """Remove the stack file; the lab removes the rest."""

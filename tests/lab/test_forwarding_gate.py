@@ -103,10 +103,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
     ]
     passwords = dict.fromkeys((ALICE, BOB), "a-password-of-the-lab")
     made = Stack(lab, vps, domains=domains, passwords=passwords, drainTimeout=10, forwardRate=5000)
-    made.point_back()
-    made.write()
-    done = made.up()
-    assert done.returncode == 0, done.stdout
+    made.converge()
     yield made
     made.run("destroy", "--yes", "--skip-preview")
     forget(made)

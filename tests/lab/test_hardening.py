@@ -47,11 +47,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
     vps = lab.fresh_vps(octet=16)
     made = Stack(lab, vps, passwords={ALICE: PASSWORD})
     made.settings["mailroom:hosts"][0]["ipv6Outbound"] = False
-    made.point_back()
-    made.write()
-    done = made.up()
-    assert done.returncode == 0, done.stdout
-    assert "packet filter loaded" in done.stdout, "the run says what it closed"
+    assert "packet filter loaded" in made.converge(), "the run says what it closed"
     yield made
     forget(made)
     lab.remove_vps(vps)

@@ -34,10 +34,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
     silent = {"name": SILENT, "zoneId": zone_id(SILENT), "mail": "none"}
     made = Stack(lab, vps, domains=[external, silent])
     foreign = made.api("POST", body=FOREIGN_MX)
-    made.point_back()
-    made.write()
-    done = made.up()
-    assert done.returncode == 0, done.stdout
+    made.converge()
     yield made
     made.run("destroy", "--yes", "--skip-preview")
     forget(made)

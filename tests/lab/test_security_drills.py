@@ -39,18 +39,14 @@ def stolen(lab: Lab) -> Iterator[Vps]:
 def stack(lab: Lab, stolen: Vps) -> Iterator[Stack]:
     """A stack that worked on the stolen machine and was moved to a new one, as docs/security.md says."""
     made = Stack(lab, stolen, passwords={USER: STOLEN})
-    made.point_back()
-    made.write()
-    assert (done := made.up()).returncode == 0, done.stdout
+    made.converge()
     stolen.kill9()
 
     made.vps = lab.fresh_vps(octet=48)
     made.settings["mailroom:hosts"] = lab.stack_config(made.vps)["mailroom:hosts"]
     made.settings["mailroom:domains"][0]["dkim"] = [{"selector": "m2"}, {"selector": "m1", "stage": "revoked"}]
     made.settings["mailroom:passwords"] = {USER: FRESH}
-    made.point_back()
-    made.write()
-    assert (done := made.up()).returncode == 0, done.stdout
+    made.converge()
     yield made
     forget(made)
     lab.remove_vps(made.vps)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,13 +51,20 @@ def stack(lab: Lab) -> Iterator[Stack]:
         },
     }
     made = Stack(lab, vps, domains=[domain], passwords=dict.fromkeys((ALICE, BOB, CAROL), PASSWORD))
-    made.point_back()
-    made.write()
-    done = made.up()
-    assert done.returncode == 0, done.stdout
+    made.converge()
     yield made
     forget(made)
     lab.remove_vps(vps)
+
+
+@contextmanager
+def logged_in(stack: Stack, user: str, password: str) -> Iterator[smtplib.SMTP_SSL]:
+    """A session on port 465; the certificate is another test's subject."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with smtplib.SMTP_SSL(stack.vps.ipv4, 465, "client.test", context=context, timeout=60) as client:
+        client.login(user, password)
+        yield client
 
 
 def submit(
@@ -65,10 +73,7 @@ def submit(
     """Send a message as `user`; the answer to it. `fields` are header fields beside To, `_` for `-`."""
     header = {"From": user, "To": ", ".join(to), "Subject": "policy", **fields}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in header.items()]
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the certificate is another test's subject
-    with smtplib.SMTP_SSL(stack.vps.ipv4, 465, "client.test", context=context, timeout=60) as client:
-        client.login(user, PASSWORD)
+    with logged_in(stack, user, PASSWORD) as client:
         code, text = client.mail(user if sender is None else sender)
         for recipient in to:
             client.rcpt(recipient)
@@ -128,12 +133,11 @@ def test_a_user_never_sends_as_somebody_else(stack: Stack, sender: str, fields: 
 
 def test_the_probe_user_cannot_send_even_as_itself(stack: Stack) -> None:
     key = on_host(stack, "cat /etc/mailroom/probe.key")
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with smtplib.SMTP_SSL(stack.vps.ipv4, 465, "client.test", context=context, timeout=60) as client:
-        client.login("probe@probe.invalid", key)
-        with pytest.raises(smtplib.SMTPDataError, match=r"5\.7\.1"):
-            client.sendmail("probe@probe.invalid", [RECEIVER], "From: probe@probe.invalid\r\n\r\nHello\r\n")
+    with (
+        logged_in(stack, "probe@probe.invalid", key) as client,
+        pytest.raises(smtplib.SMTPDataError, match=r"5\.7\.1"),
+    ):
+        client.sendmail("probe@probe.invalid", [RECEIVER], "From: probe@probe.invalid\r\n\r\nHello\r\n")
 
 
 def test_a_limit_defers_and_says_until_when(stack: Stack) -> None:

@@ -54,14 +54,11 @@ def stack(lab: Lab) -> Iterator[Stack]:
         },
     ]
     made = Stack(lab, vps, domains=domains, passwords=PASSWORDS, drainTimeout=10)
-    made.point_back()
-    made.write()
-    done = made.up()
-    assert done.returncode == 0, done.stdout
+    made.converge()
     yield made
     made.run("destroy", "--yes", "--skip-preview")
     forget(made)
-    edit_zone(lab.plan, "DELETE", ELSEWHERE, foreign["id"])
+    edit_zone(lab.plan, "DELETE", ELSEWHERE, f"/{foreign['id']}")
     lab.remove_vps(vps)
 
 

@@ -41,10 +41,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
     """A server with a certificate for its own name and one for its domain."""
     vps = lab.fresh_vps(octet=41)
     made = Stack(lab, vps, drainTimeout=10)
-    made.point_back()
-    made.write()
-    done = made.up()
-    assert done.returncode == 0, done.stdout
+    made.converge()
     yield made
     made.run("destroy", "--yes", "--skip-preview")
     forget(made)
