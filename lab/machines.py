@@ -134,6 +134,8 @@ class Machine:
         if not wait_until(lambda: kill_all(self._cgroups()) == 0 and not self.running(), timeout=20):
             raise LabError(f"processes of the machine {self.name} survive SIGKILL; see {self._cgroups()[0]}")
         remove_cgroups(self._cgroups())
+        # The kernel takes its time to clean up after a guest; until then the next one of this name finds its cable.
+        succeeds("ip", "-n", self.plan.netns, "link", "delete", f"vb-{self.name}")
         self._pid_file.unlink(missing_ok=True)
 
     def remove(self) -> None:
