@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from components.host import BANS, INSTALL_SCRIPTS, UNITS
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lab.client import Vps
 
 UNIT_FILES = INSTALL_SCRIPTS.parent
+NO_LOGIN, LOGIN_SECONDS = 255, 20  # ssh(1) without a session; how long the program tries to log in
 PATIENCE = 0.4  # seconds; whoever is let in answers in milliseconds
 
 
@@ -49,7 +51,10 @@ class Walls:
         changed = self.run("access.py apply", self.payload)
         assert changed.returncode == 0, changed.stderr
         if not changed.stdout.startswith("ok"):
+            end = time.monotonic() + LOGIN_SECONDS
             kept = self.run("access.py confirm")
+            while kept.returncode == NO_LOGIN and time.monotonic() < end:  # sshd reads its files anew
+                kept = self.run("access.py confirm")
             assert kept.returncode == 0, kept.stderr
         return changed.stdout
 
