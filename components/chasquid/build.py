@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 RELEASE = Path(__file__).with_name("release.json")
 COMMANDS = {"chasquid": ".", "chasquid-util": "./cmd/chasquid-util"}
-# What is mended in the module's source, file by file: (as it is, as we build it). A length in a signature (RFC 6376
-# section 3.5, l=) beyond the end of the body stops the whole server there, and a shorter one vouches for text that
-# anybody may have added: such a signature fails.
+# What is mended in the module's source, file by file: (as it is, as we build it).
+# - A length in a signature (RFC 6376 section 3.5, l=) beyond the end of the body stops the whole server there, and a
+#   shorter one vouches for text that anybody may have added: such a signature fails.
+# - An answer to AUTH is held back by a random part of what the work left of 100 ms, and only a user who exists costs
+#   work, so the time tells who exists: the end is drawn before the work begins, and everybody's password is hashed.
 MENDED = {
     "internal/dkim/verify.go": (
         "\tif sig.l > 0 {\n\t\tbodyC = bodyC[:sig.l]\n",
@@ -36,7 +38,27 @@ MENDED = {
             '\t\tresult.Error = fmt.Errorf("%w (l= is not the length of the body)", ErrBodyHashMismatch)\n'
             "\t\tresult.State = PERMFAIL\n\t\treturn result\n"
         ),
-    )
+    ),
+    "internal/auth/auth.go": (
+        (
+            "\tdefer func(start time.Time) {\n\t\telapsed := time.Since(start)\n\t\tdelay := a.AuthDuration - elapsed\n"
+            "\t\tif delay > 0 {\n\t\t\tmaxDelta := int64(float64(delay) * 0.2)\n"
+            "\t\t\tdelay += time.Duration(rand.Int64N(maxDelta))\n\t\t\ttime.Sleep(delay)\n\t\t}\n\t}(time.Now())\n"
+        ),
+        (
+            "\tdefer func(end time.Time) { time.Sleep(time.Until(end)) }(\n"
+            "\t\ttime.Now().Add(a.AuthDuration + rand.N(a.AuthDuration/5)))\n"
+        ),
+    ),
+    "internal/userdb/userdb.go": (
+        "\tif !ok {\n\t\treturn false\n\t}\n\n\treturn passwd.PasswordMatches(plainPassword)\n",
+        (
+            "\tif !ok || passwd.GetDenied() != nil {\n"
+            "\t\tnobody := &Scrypt{LogN: 14, R: 8, P: 1, KeyLen: 32, Salt: make([]byte, 16)}\n"
+            "\t\tnobody.PasswordMatches(plainPassword)\n\t\treturn false\n\t}\n\n"
+            "\treturn passwd.PasswordMatches(plainPassword)\n"
+        ),
+    ),
 }
 LDFLAGS = "-s -w -X main.version={version}"
 

@@ -2,7 +2,8 @@
 """Takes the mail server off the host without losing mail: stops accepting, drains the queue, removes what is ours.
 
 Payload: {"hostname": ..., "drain_seconds": 60}. The queue, the certificates and the ACME account stay; the token
-for renewals goes. Works as well where only half of it is installed, or nothing.
+for renewals goes, and so do packet filter and bans of mail clients; SSH by keys alone, its bans and the updates stay.
+Works as well where only half of it is installed, or nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from components.host import hostlib
+    from components.host import access, guard, hostlib
 else:
+    import access
+    import guard
     import hostlib
 
 SERVICE = "chasquid.service"
@@ -44,12 +47,13 @@ def main() -> None:
     if queued() and (MAILROOM / "current").exists():
         drain(payload["drain_seconds"])
     hostlib.run(["systemctl", "disable", "--now", *POLICY])
-    removed = [path for path in ours() if remove(path)]
+    removed = [*access.undo(), *guard.undo(), *(str(path) for path in ours() if remove(path))]
     hostlib.run(["systemctl", "daemon-reload"])
     hostlib.run(["systemctl", "reset-failed", SERVICE])
     left = queued()
     print(
-        f"{'changed: removed service, programs and configuration' if removed else 'ok: nothing to do'}; kept: queue "
+        f"{'changed: removed service, programs, configuration and packet filter' if removed else 'ok: nothing to do'}"
+        f"; kept: SSH by keys alone, updates, queue "
         f"in {QUEUE} ({left} message{'s' * (left != 1)} undelivered), certificates and ACME account in {LETSENCRYPT}"
     )
 

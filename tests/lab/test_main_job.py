@@ -200,7 +200,8 @@ def test_destroy_leaves_the_zone_as_it_was_and_keeps_what_must_not_be_lost(stack
     done = stack.run("destroy", "--yes", "--skip-preview")
     assert done.returncode == 0, done.stdout
     assert stack.zone() == story["zone before"]
-    gone = stack.vps.ssh("systemctl is-active chasquid; ls -d /etc/mailroom /usr/local/lib/mailroom")
+    ours = "/etc/mailroom /etc/mailroom-host /usr/local/lib/mailroom /etc/systemd/system/mailroom-*"
+    gone = stack.vps.ssh(f"systemctl is-active chasquid; nft list table inet mailroom; ls -d {ours}")
     assert gone.stdout.strip() == "inactive"
     kept = stack.vps.ssh("ls -d /var/lib/chasquid /etc/letsencrypt/live/smtp.example.test /etc/letsencrypt/accounts")
     assert kept.returncode == 0, kept.stderr

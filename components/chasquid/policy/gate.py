@@ -7,6 +7,7 @@ One rule after the other; the first that objects decides. DMARC itself is in `dm
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -245,9 +246,12 @@ def too_many(case: Case) -> Verdict | None:
         rate, kind = max(1, rate // 10), "bounces"
     # chasquid sends a copy for each recipient, however often they lead to the same address.
     copies = Counter(target.lower() for recipient in case.request.recipients for target in case.targets[recipient])
-    for target, number in sorted(copies.items()):
-        if case.state.take(f"forward:{kind}:{target}", number, limits.HOUR, rate):
-            return Verdict.defer(f"4.7.1 More than {rate} {kind} an hour would be forwarded to one address; try later")
+    amounts = {f"forward:{kind}:{target}": number for target, number in sorted(copies.items())}
+    wait = case.state.take_all(amounts, limits.HOUR, rate)
+    if wait == math.inf:
+        return Verdict.refuse(f"5.5.3 More than {rate} copies would be forwarded to one address; send to fewer of ours")
+    if wait:
+        return Verdict.defer(f"4.7.1 More than {rate} {kind} an hour would be forwarded to one address; try later")
     return None
 
 

@@ -145,15 +145,26 @@ class Store:
         ]
 
     def take(self, key: str, amount: int, window: float, limit: int) -> float:
-        """Count `amount` for `key` unless `window` would hold more than `limit`; the seconds to wait, 0 if counted."""
-        now, counted = self.clock(), Limit("sent", key, window, limit, math.inf, "")
+        """`take_all` of one key."""
+        return self.take_all({key: amount}, window, limit)
+
+    def take_all(self, amounts: Mapping[str, int], window: float, limit: int) -> float:
+        """Count each key's amount unless `window` would hold more than `limit` of one: then none counts.
+
+        The seconds to wait: 0 if counted, infinitely many for an amount beyond the limit itself.
+        """
+        now = self.clock()
         with self._transaction() as database:
-            over = _over(database, counted, amount, _used(database, counted, now), now)
-            if over:
-                return max(over.wait, 1.0)
-            _count(database, key, window, amount, now)
-            _forget(database, now)
-            return 0.0
+            wait = 0.0
+            for key, amount in amounts.items():
+                counted = Limit("sent", key, window, limit, limit, "")
+                if over := _over(database, counted, amount, _used(database, counted, now), now):
+                    wait = max(wait, over.wait, 1.0)
+            if not wait:
+                for key, amount in amounts.items():
+                    _count(database, key, window, amount, now)
+                _forget(database, now)
+            return wait
 
     def _limits(self, user: str, settings: Mapping[str, Any], now: float) -> list[Limit]:
         limits = limits_of(user, settings)

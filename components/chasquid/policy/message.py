@@ -6,6 +6,7 @@ Where two readers may read a message differently, one of them is fooled: such a 
 from __future__ import annotations
 
 import binascii
+import codecs
 import quopri
 import re
 import unicodedata
@@ -28,6 +29,7 @@ _LOCAL = re.compile(r"[^\s\"(),:;<>@\[\\\]\x00-\x20\x7f]+")
 _DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)*")
 _UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, bytes that are no UTF-8 (RFC 6532 section 3.1), other line ends
 _FIELD = re.compile(r"[!-9;-~]+:[^\n]*(\n[ \t]+[^\s][^\n]*)*")
+_NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}  # codecs of Python alone
 _ENCODED = re.compile(r"=\?([^?]*)\?([bq])\?([^?]*)\?=", re.IGNORECASE)  # RFC 2047 section 2
 
 
@@ -172,7 +174,8 @@ def _hidden(text: str) -> Iterator[str]:
                 if encoding in "bB"
                 else quopri.decodestring(encoded.encode(), header=True)
             )
-            shown = data.decode(charset.partition("*")[0], errors="replace")  # RFC 2231 section 5: *language
+            codec = codecs.lookup(charset.partition("*")[0]).name  # RFC 2231 section 5: *language
+            shown = data.decode("latin-1" if codec in _NO_CHARSETS else codec, errors="replace")
         except LookupError:  # no charset in use hides these three characters
             shown = data.decode("latin-1")
         except ValueError as error:

@@ -80,12 +80,13 @@ class Service:
                     _log.warning("no request can be taken: %s", error)
                     time.sleep(0.2)
                     continue
-                workers.submit(self._answer, connection)
+                workers.submit(self._answer, connection, time.monotonic() + LIMIT)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _answer(self, connection: socket.socket, end: float) -> None:
+        """Read, judge, answer; who waited for a worker until `end` has given up, and nothing may count any more."""
         with connection:
             try:
-                request = Request.parse(_read_all(connection))
+                request = Request.parse(_read_all(connection, end))
             except (OSError, Malformed) as error:
                 _log.warning("a request could not be read: %s", error)
                 return
@@ -194,12 +195,14 @@ def trace(error: Exception) -> str:
     return one_line(f"{type(error).__name__}{text} at {places}")
 
 
-def _read_all(connection: socket.socket) -> bytes:
-    """Everything up to the end of the message."""
-    end, size = time.monotonic() + LIMIT, 0
+def _read_all(connection: socket.socket, end: float) -> bytes:
+    """Everything up to the end of the message; OSError when it does not come in time."""
     parts: list[bytes] = []
+    size = 0
     while True:
-        connection.settimeout(max(0.001, end - time.monotonic()))
+        if (left := end - time.monotonic()) <= 0:
+            raise OSError(f"it did not come within {LIMIT:.0f} s")
+        connection.settimeout(left)
         part = connection.recv(2**18)
         if not part:
             return b"".join(parts)

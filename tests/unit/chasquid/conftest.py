@@ -47,8 +47,8 @@ class Systemd:
     policy: list[str] = field(default_factory=list)  # what was asked about the sender policy's units
 
     def run(self, argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        if argv[0] != "systemctl":
-            return subprocess.CompletedProcess(argv, 0, "", "")
+        if argv[0] != "systemctl":  # nft has no table of ours
+            return subprocess.CompletedProcess(argv, 1 if argv[0] == "nft" else 0, "", "")
         verb = argv[1]
         if any(unit.startswith("mailroom-policy") for unit in argv):
             self.policy += [verb] * (verb in CHANGING)
@@ -155,7 +155,7 @@ class FakeHost:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> FakeHost:
     """A host without anything of ours; ownership, which needs root, is proven on real machines."""
-    names = ("hostlib", "deploy_hook", *SCRIPTS)
+    names = ("hostlib", "firewall", "sshd", "access", "guard", "deploy_hook", *SCRIPTS)
     for room in ROOMS:
         monkeypatch.syspath_prepend(str(ROOT / "components" / room))
     for name in names:

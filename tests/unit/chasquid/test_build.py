@@ -95,15 +95,16 @@ def test_a_real_build_has_the_pinned_digests(monkeypatch: pytest.MonkeyPatch, tm
     assert build.build(arch, str(go)).is_file()
 
 
-def test_a_module_that_cannot_be_mended_as_reviewed_is_not_built(tmp_path: Path) -> None:
-    (name,) = build.MENDED
-    file = tmp_path / "module" / name
-    file.parent.mkdir(parents=True)
+@pytest.mark.parametrize("name", build.MENDED)
+def test_a_module_that_cannot_be_mended_as_reviewed_is_not_built(tmp_path: Path, name: str) -> None:
+    for file, (before, _) in build.MENDED.items():
+        (tmp_path / "module" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "module" / file).write_text(f"func f() {{\n{before}\t}}\n}}\n")
     before, after = build.MENDED[name]
-    file.write_text(f"func f() {{\n{before}\t}}\n}}\n")
     made = Path(build.mended(tmp_path / "module", tmp_path / "copy"))
     assert (made / name).read_text() == f"func f() {{\n{after}\t}}\n}}\n"
+    file = tmp_path / "module" / name
     assert before in file.read_text(), "the module itself stays as it is"
     file.write_text("func f() {}\n")
-    with pytest.raises(build.BuildError, match="review MENDED"):
+    with pytest.raises(build.BuildError, match=f"{name}.*review MENDED"):
         build.mended(tmp_path / "module", tmp_path / "again")

@@ -19,6 +19,10 @@ OURS = (
     "etc/letsencrypt/renewal-hooks/deploy/mailroom-deploy",
     "etc/letsencrypt/mailroom/cloudflare.ini",
     "etc/systemd/system/certbot.service.d/mailroom.conf",
+    "etc/systemd/system/mailroom-firewall.service",
+    "etc/systemd/system/mailroom-rollback.timer",
+    "etc/mailroom-host/firewall.nft",
+    "etc/fail2ban/jail.d/mailroom-chasquid.conf",
 )
 KEPT = (
     "etc/letsencrypt/live/smtp.example.com/privkey.pem",
@@ -26,6 +30,8 @@ KEPT = (
     "etc/letsencrypt/renewal-hooks/deploy/somebody-elses",
     "etc/systemd/system/certbot.service.d/somebody-elses.conf",
     "var/lib/chasquid/domaininfo/example.com",
+    "etc/ssh/sshd_config.d/000-mailroom.conf",
+    "etc/fail2ban/jail.d/mailroom-sshd.conf",
 )
 
 

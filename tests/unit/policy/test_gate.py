@@ -408,5 +408,19 @@ def test_bounces_have_a_rate_of_their_own_and_take_none_from_mail(judge: Any) ->
 
 def test_every_copy_counts_even_when_many_recipients_lead_to_one_address(judge: Any) -> None:
     many = mail(to=("alice@example.com", "alice+1@example.com", "alice@example.com"), **PROVEN)
-    assert judge(many, forwardRate=2).status == DEFER
     assert judge(many, forwardRate=3).status == ACCEPT
+    assert judge(many, forwardRate=5).status == DEFER
+
+
+def test_more_copies_than_an_hour_allows_never_fit_so_they_are_refused(judge: Any) -> None:
+    refused = judge(mail(to=("alice@example.com", "alice+1@example.com"), **PROVEN), forwardRate=1)
+    assert (refused.status, refused.text[:5]) == (REFUSE, "5.5.3")
+    assert judge(mail(to=("alice@example.com",), **PROVEN), forwardRate=1).status == ACCEPT
+
+
+def test_a_message_that_waits_for_one_target_takes_nothing_of_anothers_rate(judge: Any) -> None:
+    alone, other = mail(to=("alice@example.com",), **PROVEN), mail(to=("unknown@example.com",), **PROVEN)
+    both = mail(to=("unknown@example.com", "alice@example.com"), **PROVEN)
+    assert judge(alone, forwardRate=1).status == ACCEPT
+    assert judge(both, forwardRate=1).status == DEFER
+    assert judge(other, forwardRate=1).status == ACCEPT

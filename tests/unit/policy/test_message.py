@@ -78,6 +78,7 @@ def test_one_address_is_found_in_every_usual_form(value: str, expected: str) -> 
         "=?utf-8?q?ceo=40bank.test?= <alice@example.com>",
         "=?utf-8?B?Y2VvQGJhbmsudGVzdA?= <alice@example.com>",
         "=?utf-7*en?q?ceo+AEA-bank.test?= <alice@example.com>",
+        "=?unicode_escape?B?XHg0MUBiYW5rLnRlc3Q=?= <A@bank.test>",
         "=?x-nobodys?q?ceo@bank.test?= <alice@example.com>",
         '"=?utf-8?q?=3Cceo=40bank.test=3E?=" <alice@example.com>',
         "alice@example.com (=?utf-8?q?=3Cceo=40bank.test=3E?=)",

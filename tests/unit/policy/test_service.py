@@ -348,6 +348,15 @@ def test_the_hook_defers_where_nobody_listens(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout[:5]) == (DEFER, b"4.3.0")
 
 
+def test_a_request_that_nobody_waits_for_any_more_counts_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Any] = []
+    monkeypatch.setattr(Service, "judge", lambda _, request, __: judged.append(request) or Verdict.accept())
+    monkeypatch.setattr(service, "LIMIT", -1.0)  # every worker was busy for longer
+    assert (running().returncode, judged) == (DEFER, [])
+
+
 def test_a_stopping_service_answers_who_has_asked(
     running: Running, policy: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
