@@ -370,6 +370,12 @@ class CloudflareSettings(_Settings):
 class Options(_Settings):
     """The settings that stand alone."""
 
+    backend: str | None = Field(
+        default=None,
+        description="the URL of the backend that holds the stack's state: scripts find the stack by it",
+        examples=["s3://my-bucket", "file://~"],
+        pattern=r"^(https|file|s3|gs|azblob)://",
+    )
     passwords: Mapping[Annotated[EmailAddress, AfterValidator(str.lower)], Password] = Field(
         default={}, description="address -> password or hash, secret", examples=["{i@example.com: {secure: ...}}"]
     )

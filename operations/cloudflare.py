@@ -47,6 +47,63 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 @dataclass(frozen=True)
+class Account:
+    """What one token may see; `base_url` is the API's when None."""
+
+    token: str = field(repr=False)
+    base_url: str | None = None
+
+    def zone_of(self, domain: str) -> tuple[str, str] | None:
+        """(id, name) of the zone that holds `domain`, asked for label by label; None where the token sees none.
+
+        Raises `Problems` when the token is refused or the API does not answer.
+        """
+        labels = domain.split(".")
+        try:
+            for start in range(len(labels) - 1):
+                name = ".".join(labels[start:])
+                found = self.call(f"/zones?{urllib.parse.urlencode({'name': name})}")["result"]
+                if found:
+                    return str(found[0]["id"]), str(found[0]["name"]).lower()
+        except ApiError as error:
+            finding = Zone(self.token, "", self.base_url).explain(error, domain)
+            raise Problems(f"the zone of {domain} could not be looked up", [finding]) from None
+        except OSError as error:
+            finding = Zone(self.token, "", self.base_url).unreachable(error)
+            raise Problems(f"the zone of {domain} could not be looked up", [finding]) from None
+        return None
+
+    def call(self, path: str, method: str = "GET") -> dict[str, Any]:
+        """The answer to one request; asked again when the API is busy, as its own client does."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._ask(path, method)
+            except urllib.error.HTTPError as error:
+                with error:
+                    last = attempt == ATTEMPTS - 1
+                    if last or not _worth_retrying(error.code, error.headers):
+                        raise _api_error(error.code, error.read()) from None
+                    pause = _pause(attempt, error.headers)
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ask(self, path: str, method: str) -> dict[str, Any]:
+        base = (self.base_url or API).rstrip("/")
+        request = urllib.request.Request(  # noqa: S310  (the address is a validated setting)
+            f"{base}{path}",
+            method=method,
+            headers={"Authorization": f"Bearer {self.token}", "Accept": "application/json"},
+        )
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
+        if self.base_url:  # an own API stands near by: a proxy for the Internet does not know it
+            handlers.append(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(*handlers)
+        response: HTTPResponse
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+            return _parse(response.status, response.read())
+
+
+@dataclass(frozen=True)
 class Zone:
     """One zone, seen with one token; `base_url` is the API's when None."""
 
@@ -59,9 +116,9 @@ class Zone:
         try:
             zone = self._call("")["result"]
         except ApiError as error:
-            return [self._explain(error, domain) for domain in domains]
+            return [self.explain(error, domain) for domain in domains]
         except OSError as error:
-            return [self._unreachable(error)]
+            return [self.unreachable(error)]
         name = str(zone["name"]).lower()
         if strangers := [domain for domain in domains if domain != name and not domain.endswith(f".{name}")]:
             return [self._other_zone(domain, name) for domain in strangers]
@@ -81,10 +138,10 @@ class Zone:
                 if not answer["result"] or (last is not None and page >= last):
                     break
         except ApiError as error:
-            finding = self._explain(error, "its records")
+            finding = self.explain(error, "its records")
             raise Problems("the zone's records could not be read", [finding]) from None
         except OSError as error:
-            raise Problems("the zone's records could not be read", [self._unreachable(error)]) from None
+            raise Problems("the zone's records could not be read", [self.unreachable(error)]) from None
         return found
 
     def remove(self, record_id: str) -> None:
@@ -92,38 +149,13 @@ class Zone:
         try:
             self._call(f"/dns_records/{urllib.parse.quote(record_id)}", method="DELETE")
         except ApiError as error:
-            raise Problems("a record could not be removed", [self._explain(error, record_id)]) from None
+            raise Problems("a record could not be removed", [self.explain(error, record_id)]) from None
 
     def _call(self, path: str, method: str = "GET") -> dict[str, Any]:
-        """The answer to one request; asked again when the API is busy, as its own client does."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._ask(path, method)
-            except urllib.error.HTTPError as error:
-                with error:
-                    last = attempt == ATTEMPTS - 1
-                    if last or not _worth_retrying(error.code, error.headers):
-                        raise _api_error(error.code, error.read()) from None
-                    pause = _pause(attempt, error.headers)
-            time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        return Account(self.token, self.base_url).call(f"/zones/{urllib.parse.quote(self.zone_id)}{path}", method)
 
-    def _ask(self, path: str, method: str) -> dict[str, Any]:
-        base = (self.base_url or API).rstrip("/")
-        request = urllib.request.Request(  # noqa: S310  (the address is a validated setting)
-            f"{base}/zones/{urllib.parse.quote(self.zone_id)}{path}",
-            method=method,
-            headers={"Authorization": f"Bearer {self.token}", "Accept": "application/json"},
-        )
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-        if self.base_url:  # an own API stands near by: a proxy for the Internet does not know it
-            handlers.append(urllib.request.ProxyHandler({}))
-        opener = urllib.request.build_opener(*handlers)
-        response: HTTPResponse
-        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
-            return _parse(response.status, response.read())
-
-    def _explain(self, error: ApiError, domain: str) -> Finding:
+    def explain(self, error: ApiError, domain: str) -> Finding:
+        """What an answer that is no success means for `domain`."""
         if error.code in MALFORMED_TOKEN:
             return self._bad_token("cloudflare.token-malformed", f"no token at all ({error})")
         if error.code in REFUSED_TOKEN or error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -135,7 +167,7 @@ class Zone:
                 domain,
                 found=f"{self.zone_id}: this token sees no such zone ({error})",
             )
-        return self._unreachable(error)
+        return self.unreachable(error)
 
     def _bad_token(self, finding_id: str, found: str) -> Finding:
         return Finding(
@@ -162,7 +194,8 @@ class Zone:
             fix="set Cloudflare's name servers for it at the registrar and wait until it is active",
         )
 
-    def _unreachable(self, error: Exception) -> Finding:
+    def unreachable(self, error: Exception) -> Finding:
+        """What it means that there was no answer."""
         reason = getattr(error, "reason", None) or error
         return Finding(
             severity="error",

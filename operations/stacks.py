@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
@@ -58,11 +60,31 @@ def engine(checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
 def command(stack: str, checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
     """The `pulumi` to run for a stack, and the whole environment to run it in.
 
-    A lab's stack opens with its lab's backend and passphrase alone, whatever is exported for other stacks.
+    A lab's stack opens with its lab's backend and passphrase alone, whatever is exported for other stacks; another
+    one with the backend its file names and the passphrase that is kept for it, unless a passphrase is exported.
     """
     pulumi, variables = engine(checkout)
     home = lab(stack, checkout)
-    return pulumi, {**os.environ, **variables, **(home.env if home else {})}
+    return pulumi, {**os.environ, **variables, **(home.env if home else _own(stack, checkout))}
+
+
+def passphrase_file(stack: str) -> Path:
+    """Where scripts/new_stack.py keeps a stack's passphrase when nobody exports one."""
+    return Path.home() / ".config" / "mailroom" / f"{stack}.passphrase"
+
+
+def _own(stack: str, checkout: Path) -> dict[str, str]:
+    """Backend and passphrase of a stack outside a lab, as far as they are written down."""
+    try:
+        found = yaml.safe_load((checkout / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
+        backend = found["config"].get("mailroom:backend")
+    except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError):
+        backend = None  # the engine explains a file it cannot read
+    own = {"PULUMI_BACKEND_URL": backend} if isinstance(backend, str) else {}
+    exported = {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ)
+    if not exported and passphrase_file(stack).exists():
+        own["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(passphrase_file(stack))
+    return own
 
 
 def outputs(stack: str, *, secrets: bool = False, checkout: Path = CHECKOUT) -> dict[str, Any]:

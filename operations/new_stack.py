@@ -1,0 +1,347 @@
+"""Writes a complete stack file from few answers and a look at the zone; asks nobody itself, changes no DNS."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from components.settings import Settings
+from operations import stacks
+from operations.cloudflare import Account, Zone
+from standards import dmarc, names, spf
+from standards.finding import Finding, Problems, error_about
+from standards.records import unquoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+EXAMPLE_KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJpPEQfz2RN0X9sXlVJ4Ud5jzqxRkQy0sQ6yWb0mV3cT"
+_STACK: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 @._:/+=-]*[A-Za-z0-9=]|[A-Za-z0-9]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a person has to say; the tokens are secret. `mail` None: as the zone suggests."""
+
+    stack: str
+    domain: str
+    host: str
+    ipv4: str | None
+    ipv6: str | None
+    user: str
+    forward_to: str
+    api_token: str = field(repr=False)
+    acme_token: str = field(repr=False)
+    email: str
+    directory: str = "letsencrypt"
+    host_key: str | None = None
+    ssh_user: str = "root"
+    arch: str = "amd64"
+    mail: str | None = None
+    backend: str | None = None
+    base_url: str | None = None
+
+    @property
+    def user_address(self) -> str:
+        """The first sender's address."""
+        return f"{self.user}@{self.domain}"
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What of mail stands in the zone at the domain, before we do anything."""
+
+    mx: tuple[str, ...] = ()
+    spf: tuple[str, ...] = ()
+    dmarc: tuple[str, ...] = ()
+    dkim: tuple[str, ...] = ()  # selectors
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody sends or receives for the domain: a strict policy can harm no mail."""
+        return not (self.mx or self.spf or self.dmarc or self.dkim)
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]], domain: str) -> Existing:
+        """Sorted out of a zone's records as the API lists them."""
+        mx: list[tuple[int, str]] = []
+        found: dict[str, list[str]] = {"spf": [], "dmarc": [], "dkim": []}
+        for record in records:
+            name, kind = str(record["name"]).lower(), record["type"]
+            text = unquoted(str(record["content"])) if kind == "TXT" else ""
+            if kind == "MX" and name == domain:
+                mx.append((int(record.get("priority") or 0), str(record["content"]).rstrip(".").lower()))
+            elif kind == "TXT" and name == domain and spf.is_record(text):
+                found["spf"].append(text)
+            elif kind == "TXT" and name == dmarc.record_name(domain) and dmarc.is_record(text):
+                found["dmarc"].append(text)
+            elif kind in {"TXT", "CNAME"} and name.endswith(f"._domainkey.{domain}"):
+                found["dkim"].append(name.removesuffix(f"._domainkey.{domain}"))
+        return cls(tuple(host for _, host in sorted(mx)), *(tuple(sorted(set(each))) for each in found.values()))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A stack file without its secrets, these by their configuration path, and what a person should know."""
+
+    stack: str
+    text: str
+    secrets: Mapping[str, str] = field(repr=False)
+    notes: tuple[str, ...]
+    backend: str | None = None
+
+
+def checked_stack(text: str) -> str:
+    """A name that Pulumi takes for a stack; raises `ValueError`."""
+    if not _STACK.fullmatch(text):
+        raise ValueError(f"{names.shown(text)} is no stack name; expected letters, digits, - _ . such as prod")
+    return text
+
+
+def look(answers: Answers) -> tuple[str, Existing]:
+    """The zone's id and what of mail is in it. Raises `Problems`."""
+    account = Account(answers.api_token, answers.base_url)
+    zone = account.zone_of(answers.domain)
+    if zone is None:
+        finding = error_about(
+            f"domain {answers.domain}",
+            "zone.unseen",
+            expected="a zone that holds it, readable with this API token",
+            found="the token sees no zone of that name or above it",
+            why="its DNS records are written there",
+            fix="add the domain to Cloudflare, or give the token Zone:Read and DNS:Edit for its zone",
+        )
+        raise Problems(f"there is no zone for {answers.domain}; nothing was written", [finding])
+    there = Zone(answers.api_token, zone[0], answers.base_url)
+    return zone[0], Existing.of(there.records(), answers.domain)
+
+
+def draft(answers: Answers, zone_id: str, existing: Existing) -> Draft:
+    """The whole file, judged as `up` judges it. Raises `Problems` with every reason."""
+    settings, notes = _domain_settings(answers, zone_id, existing)
+    text = _render(answers, settings, notes)
+    hidden = {
+        "cloudflare:apiToken": answers.api_token,
+        "mailroom:acme.token": answers.acme_token,
+        _password_key(answers): secrets.token_urlsafe(24),
+    }
+    _judge(answers, text, hidden)
+    return Draft(answers.stack, text, hidden, tuple(notes), answers.backend)
+
+
+def _password_key(answers: Answers) -> str:
+    return f'mailroom:passwords["{answers.user_address}"]'
+
+
+def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tuple[dict[str, Any], list[str]]:
+    """The domain's entry, and in sentences what was taken over from the zone."""
+    notes: list[str] = []
+    ours = existing.mx == (answers.host,)
+    mail = answers.mail or ("external" if existing.mx and not ours else "forward")
+    entry: dict[str, Any] = {"name": answers.domain, "zoneId": zone_id, "mail": mail}
+    if mail == "external":
+        entry["mx"] = list(existing.mx)
+        notes.append(f"mail to {answers.domain} goes on being received by {', '.join(existing.mx)} (mail: external)")
+    elif existing.mx and not ours:
+        notes.append(f"the MX records ({', '.join(existing.mx)}) have to go before `up`: it names them and stops")
+    entry["spf"] = _spf(existing, notes)
+    entry["dmarc"] = _dmarc(answers, existing, notes)
+    entry["dkim"] = [{"selector": _selector(existing), "stage": "active"}]
+    entry["users"] = [answers.user]
+    if mail == "forward":
+        entry["aliases"] = {name: [answers.forward_to] for name in dict.fromkeys((answers.user, "dmarc"))}
+    return entry, notes
+
+
+def _spf(existing: Existing, notes: list[str]) -> dict[str, Any]:
+    """What others may already send by stays allowed."""
+    terms = list(dict.fromkeys(term for text in existing.spf for term in text.split()[1:]))
+    kept: dict[str, Any] = {"mechanisms": [], "includes": [], "all": "~all"}
+    for term in terms:
+        bare = term.removeprefix("+")
+        if bare.lower().endswith("all") and bare[-3:].lower() == "all" and len(bare) <= len("~all"):
+            kept["all"] = bare.lower() if bare.lower() in {"-all", "?all"} else "~all"
+        elif bare.lower().startswith("include:"):
+            kept["includes"].append(bare.partition(":")[2])
+        else:
+            kept["mechanisms"].append(bare)
+    if terms:
+        notes.append(f"the senders of the SPF record that is there were taken over: {' '.join(terms)}")
+    return kept
+
+
+def _dmarc(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
+    """An existing policy is never weakened; where nobody mails yet, forged mail may be quarantined at once."""
+    tags = dmarc.tags(existing.dmarc[0]) if existing.dmarc else {}
+    found = tags.get("p", "none").lower()
+    policy = found if found in dmarc.POLICIES and tags else ("quarantine" if existing.is_empty else "none")
+    reports = [uri.strip().removeprefix("mailto:") for uri in tags.get("rua", "").split(",") if uri.strip()]
+    reports = [uri.partition("!")[0] for uri in reports if "@" in uri]
+    if tags:
+        notes.append(f"the DMARC policy that is there was taken over: p={policy}")
+    elif not existing.is_empty:
+        notes.append("others already mail for the domain: DMARC begins with p=none, raise it as the reports allow")
+    return {"policy": policy, "rua": reports or [f"dmarc@{answers.domain}"]}
+
+
+def _selector(existing: Existing) -> str:
+    """The first of ours that is not taken."""
+    return next(name for number in range(1, 1000) if (name := f"m{number}") not in existing.dkim)
+
+
+def _render(answers: Answers, domain: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """The file as a person would write it: flow style for what is short, a comment for what may be changed."""
+    host = {
+        "name": answers.host,
+        **({"ipv4": answers.ipv4} if answers.ipv4 else {}),
+        **({"ipv6": answers.ipv6} if answers.ipv6 else {}),
+        **({"hostKey": answers.host_key} if answers.host_key else {}),
+        **({"arch": answers.arch} if answers.arch != "amd64" else {}),
+        **({"ssh": {"user": answers.ssh_user}} if answers.ssh_user != "root" else {}),
+    }
+    acme = {"email": answers.email, "directory": answers.directory}
+    lines = ["# Written by scripts/new_stack.py; every key is explained in docs/guide.md and components/settings.py."]
+    lines += [f"# - {note}" for note in notes]
+    lines += ["config:"]
+    if answers.backend:
+        lines += [f"  mailroom:backend: {_flow(answers.backend)} # where the state lives; scripts find it by this"]
+    if answers.base_url:
+        lines += [f"  cloudflare:baseUrl: {_flow(answers.base_url)}"]
+    lines += ["  mailroom:hosts:", *_item(host), "  mailroom:domains:", *_item(domain), "  mailroom:acme:"]
+    lines += [f"    {key}: {_flow(value)}" for key, value in acme.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _item(mapping: Mapping[str, Any]) -> list[str]:
+    """One item of a list, a key a line; an alias a line as well."""
+    lines: list[str] = []
+    for key, value in mapping.items():
+        if key == "aliases":
+            lines += ["      aliases:", *(f"        {name}: {_flow(targets)}" for name, targets in value.items())]
+        else:
+            lines.append(f"      {key}: {_flow(value)}")
+    return [f"    - {lines[0].lstrip()}", *lines[1:]]
+
+
+def _flow(value: Any) -> str:
+    """One value on one line of YAML."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value and ": " not in value:
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _judge(answers: Answers, text: str, hidden: Mapping[str, str]) -> None:
+    """Raises what `up` would; the host key may come later, from scripts/preflight.py --pin."""
+    config = yaml.safe_load(text)["config"]
+    config["mailroom:hosts"][0].setdefault("hostKey", EXAMPLE_KEY)
+    config["mailroom:acme"]["token"] = hidden["mailroom:acme.token"]
+    config["cloudflare:apiToken"] = hidden["cloudflare:apiToken"]
+    config["mailroom:passwords"] = {answers.user_address: hidden[_password_key(answers)]}
+    Settings.load(config.get, answers.stack, config)
+
+
+# --- the file -------------------------------------------------------------------------------------------------
+
+
+def path_of(stack: str, checkout: Path = stacks.CHECKOUT) -> Path:
+    """Where Pulumi looks for a stack's settings."""
+    return checkout / f"Pulumi.{stack}.yaml"
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing of anybody is lost with this file: it is not there, or it is the shipped example."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except (OSError, yaml.YAMLError):
+        return False
+    hosts = found.get("config", {}).get("mailroom:hosts", []) if isinstance(found, dict) else []
+    untouched = isinstance(found, dict) and set(found) == {"config"} and "secure:" not in path.read_text("utf-8")
+    return untouched and bool(hosts) and all(host.get("hostKey") == EXAMPLE_KEY for host in hosts)
+
+
+def write(made: Draft, say: Callable[[str], None] = lambda _: None, checkout: Path = stacks.CHECKOUT) -> Path:
+    """Make the stack and its file with encrypted secrets; what was there before comes back if that fails.
+
+    Raises `Problems`.
+    """
+    path = path_of(made.stack, checkout)
+    before = path.read_bytes() if path.exists() else None
+    environment = _environment(made, say)
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_text(made.text, encoding="utf-8")
+        fresh.rename(path)
+        say(f"making stack {made.stack}")
+        _pulumi(environment, checkout, ["stack", "init", made.stack, "--no-select"], made.stack)
+        for key, value in made.secrets.items():
+            say(f"encrypting {key}")
+            _pulumi(environment, checkout, ["config", "set", "--stack", made.stack, "--path", "--secret", key],
+                    made.stack, value)  # fmt: skip
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(before)
+        raise
+    return path
+
+
+def _environment(made: Draft, say: Callable[[str], None]) -> dict[str, str]:
+    """The variables Pulumi runs with: the backend that was asked for, and a passphrase where one is needed."""
+    _, variables = stacks.engine()
+    environment = {**os.environ, **variables, **({"PULUMI_BACKEND_URL": made.backend} if made.backend else {})}
+    given = {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(environment)
+    backend = environment.get("PULUMI_BACKEND_URL", "")
+    if backend and not backend.startswith("https://") and not given:
+        file = stacks.passphrase_file(made.stack)
+        if not file.exists():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                opened.write(secrets.token_urlsafe(32) + "\n")
+            say(f"made a passphrase in {file}: keep a copy of it, without it no secret of the stack can be read")
+        environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(file)
+    return environment
+
+
+def _pulumi(
+    environment: Mapping[str, str], checkout: Path, arguments: Sequence[str], stack: str, stdin: str | None = None
+) -> None:
+    pulumi, _ = stacks.engine()
+    done = subprocess.run(
+        [pulumi, *arguments, "--non-interactive", "--color", "never"],
+        cwd=checkout,
+        env=environment,
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        timeout=stacks.ENGINE_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
+        raise Problems(f"stack {stack} was not made, and no file was changed", [_refused(stack, arguments, said)])
+
+
+def _refused(stack: str, arguments: Sequence[str], said: Sequence[str]) -> Finding:
+    found = said[-1] if said else "pulumi said nothing"
+    exists = "already exists" in found
+    return error_about(
+        f"stack {stack}",
+        "new-stack.exists" if exists else "new-stack.refused",
+        expected=f"`pulumi {' '.join(arguments[:2])}` to succeed",
+        found=found,
+        why="the secrets are encrypted with a key that belongs to the stack",
+        fix="choose another name, or edit its file instead" if exists else "follow what it says, then run this again",
+    )

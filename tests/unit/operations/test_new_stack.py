@@ -1,0 +1,242 @@
+"""A new stack's file: complete, judged as `up` judges it, and never stricter or weaker than the zone allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.settings import Settings
+from operations import interview, new_stack, questions, stacks
+from operations.new_stack import Answers, Existing, draft
+from standards.finding import Problems
+
+ZONE = "0123456789abcdef0123456789abcdef"
+API, ACME = "api-token-canary-0123456789-0123456789-01", "acme-token-canary-0123456789-0123456789-0"
+ANSWERS = Answers(
+    stack="prod",
+    domain="example.com",
+    host="smtp.example.com",
+    ipv4="192.0.2.10",
+    ipv6="2001:db8::10",
+    user="i",
+    forward_to="someone@gmail.com",
+    api_token=API,
+    acme_token=ACME,
+    email="someone@gmail.com",
+    host_key=new_stack.EXAMPLE_KEY,
+)
+FLAGS = {
+    "stack": "prod",
+    "domain": "Example.com",
+    "ipv4": "192.0.2.10",
+    "user": "i",
+    "forward-to": "someone@gmail.com",
+}
+
+
+def record(kind: str, name: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind, "name": name, "content": content, **more}
+
+
+def domain_of(made: new_stack.Draft) -> dict[str, Any]:
+    (domain,) = yaml.safe_load(made.text)["config"]["mailroom:domains"]
+    return dict(domain)
+
+
+def test_the_file_is_all_that_up_needs_but_the_secrets() -> None:
+    made = draft(ANSWERS, ZONE, Existing())
+    config = yaml.safe_load(made.text)["config"]
+    config["mailroom:acme"]["token"] = ACME
+    config |= {"cloudflare:apiToken": API, "mailroom:passwords": {"i@example.com": "a-long-password-of-ours"}}
+    settings = Settings.load(config.get, "prod", config)
+    assert [host.name for host in settings.hosts] == ["smtp.example.com"]
+    assert settings.warnings() == []
+
+
+def test_no_secret_is_in_the_file_and_none_is_shown() -> None:
+    made = draft(ANSWERS, ZONE, Existing())
+    password = made.secrets['mailroom:passwords["i@example.com"]']
+    assert len(password) >= 32
+    said = [made.text, repr(made), repr(ANSWERS), interview.told(ANSWERS, made)]
+    assert [secret for secret in (API, ACME, password) if any(secret in text for text in said)] == []
+
+
+def test_an_empty_zone_gets_quarantine_and_reports() -> None:
+    assert domain_of(draft(ANSWERS, ZONE, Existing()))["dmarc"] == {
+        "policy": "quarantine",
+        "rua": ["dmarc@example.com"],
+    }
+
+
+@pytest.mark.parametrize(
+    "existing",
+    [Existing(mx=("mx.other.test",)), Existing(spf=("v=spf1 -all",)), Existing(dkim=("google",))],
+    ids=["MX", "SPF", "DKIM"],
+)
+def test_where_others_mail_already_dmarc_begins_with_none(existing: Existing) -> None:
+    assert domain_of(draft(ANSWERS, ZONE, existing))["dmarc"]["policy"] == "none"
+
+
+@pytest.mark.parametrize("policy", ["none", "quarantine", "reject"])
+def test_a_policy_that_is_there_stays_as_it_is(policy: str) -> None:
+    existing = Existing(dmarc=(f"v=DMARC1; p={policy}; rua=mailto:reports@example.com!10m",))
+    made = domain_of(draft(ANSWERS, ZONE, existing))
+    assert made["dmarc"] == {"policy": policy, "rua": ["reports@example.com"]}
+
+
+def test_mail_that_is_received_elsewhere_stays_there_unless_told_otherwise() -> None:
+    existing = Existing(mx=("mx1.other.test", "mx2.other.test"))
+    made = domain_of(draft(ANSWERS, ZONE, existing))
+    assert (made["mail"], made["mx"]) == ("external", ["mx1.other.test", "mx2.other.test"])
+    assert domain_of(draft(replace(ANSWERS, mail="forward"), ZONE, existing))["mail"] == "forward"
+
+
+def test_an_mx_of_our_own_host_is_no_foreign_one() -> None:
+    assert domain_of(draft(ANSWERS, ZONE, Existing(mx=("smtp.example.com",))))["mail"] == "forward"
+
+
+def test_the_senders_of_a_record_that_is_there_may_go_on() -> None:
+    existing = Existing(spf=("v=spf1 +ip4:198.51.100.7 include:_spf.google.com -all",))
+    made = domain_of(draft(ANSWERS, ZONE, existing))
+    assert made["spf"] == {"mechanisms": ["ip4:198.51.100.7"], "includes": ["_spf.google.com"], "all": "-all"}
+
+
+def test_a_selector_that_is_taken_is_not_used_again() -> None:
+    assert domain_of(draft(ANSWERS, ZONE, Existing(dkim=("m1", "m2"))))["dkim"][0]["selector"] == "m3"
+
+
+def test_only_what_stands_at_the_domain_itself_counts() -> None:
+    found = Existing.of(
+        [
+            record("MX", "example.com", "b.test.", priority=20),
+            record("MX", "example.com", "a.test", priority=10),
+            record("MX", "sub.example.com", "c.test", priority=10),
+            record("TXT", "example.com", '"v=spf1 -all"'),
+            record("TXT", "example.com", '"google-site-verification=1"'),
+            record("TXT", "_dmarc.example.com", '"v=DMARC1; p=none"'),
+            record("TXT", "m1._domainkey.example.com", '"v=DKIM1; p=AAAA"'),
+            record("CNAME", "s1._domainkey.example.com", "s1.sender.test"),
+            record("TXT", "m9._domainkey.sub.example.com", '"v=DKIM1; p=AAAA"'),
+        ],
+        "example.com",
+    )
+    assert found == Existing(("a.test", "b.test"), ("v=spf1 -all",), ("v=DMARC1; p=none",), ("m1", "s1"))
+
+
+def test_every_reason_is_told_at_once_and_before_anything_is_written() -> None:
+    with pytest.raises(Problems) as caught:
+        draft(replace(ANSWERS, ipv4=None, ipv6=None, directory="letsdecrypt"), ZONE, Existing())
+    assert {finding.id for finding in caught.value.findings} >= {"host-without-address", "acme-directory-invalid"}
+
+
+def test_a_stack_without_a_host_key_yet_says_what_pins_it() -> None:
+    unpinned = replace(ANSWERS, host_key=None)
+    made = draft(unpinned, ZONE, Existing())
+    assert "hostKey" not in made.text
+    assert "scripts/preflight.py 192.0.2.10 --stack prod --wait --pin" in interview.told(unpinned, made)
+
+
+# Whose file it is
+
+
+def test_the_shipped_example_and_no_file_are_nobodys(tmp_path: Path) -> None:
+    example = tmp_path / "Pulumi.prod.yaml"
+    assert new_stack.is_free(example)
+    example.write_text(Path("tests/data/Pulumi.example.yaml").read_text())
+    assert new_stack.is_free(example)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("IJpPEQfz2RN0X9s", "IJpPEQfz2RN0X9t"),
+        lambda text: text + "encryptionsalt: v1:AAAA\n",
+        lambda text: text.replace("directory: letsencrypt-staging", "token: {secure: v1:AAAA}"),
+        lambda _: "config: [\n",
+        lambda _: "config: {}\n",
+    ],
+    ids=["own host key", "own salt", "a secret", "no YAML", "no hosts"],
+)
+def test_a_file_that_somebody_worked_on_is_not_replaced(tmp_path: Path, change: Any) -> None:
+    file = tmp_path / "Pulumi.prod.yaml"
+    file.write_text(change(Path("tests/data/Pulumi.example.yaml").read_text()))
+    assert not new_stack.is_free(file)
+
+
+# Questions
+
+
+def flags(tmp_path: Path, **more: str) -> dict[str, str]:
+    for name, token in (("api-token", API), ("acme-token", ACME)):
+        (tmp_path / name).write_text(token + "\n")
+    return {**FLAGS, "api-token": str(tmp_path / "api-token"), "acme-token": str(tmp_path / "acme-token"), **more}
+
+
+def test_flags_alone_are_enough_and_the_rest_is_derived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PULUMI_BACKEND_URL", raising=False)
+    told = interview.answers(flags(tmp_path), interactive=False)
+    assert (told.domain, told.host, told.email) == ("example.com", "smtp.example.com", "someone@gmail.com")
+    assert (told.api_token, told.acme_token, told.ipv6, told.backend) == (API, ACME, None, None)
+
+
+def test_without_a_person_every_missing_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLOUDFLARE_API_TOKEN", raising=False)
+    with pytest.raises(Problems) as caught:
+        interview.answers({"stack": "prod", "ipv4": "1.2.3"}, interactive=False)
+    assert {finding.subject for finding in caught.value.findings} >= {
+        "--domain",
+        "--api-token",
+        "--acme-token",
+        "--ipv4",
+        "--user",
+        "--forward-to",
+    }
+
+
+def test_a_person_is_asked_again_until_the_answer_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["not a domain", "example.com"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    (question,) = [one for one in interview.QUESTIONS if one.flag == "domain"]
+    assert questions.ask([question], {}, interactive=True) == {"domain": "example.com"}
+
+
+def test_a_secret_is_asked_for_without_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("it would be seen"))
+    monkeypatch.setattr("getpass.getpass", lambda _: ACME)
+    (question,) = [one for one in interview.QUESTIONS if one.flag == "acme-token"]
+    assert questions.ask([question], {}, interactive=True) == {"acme-token": ACME}
+
+
+# How scripts find the stack again
+
+
+def test_scripts_find_backend_and_passphrase_of_a_stack_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "engine", lambda _=None: ("pulumi", {}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///elsewhere")
+    monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE", raising=False)
+    monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE_FILE", raising=False)
+    (tmp_path / "Pulumi.prod.yaml").write_text("config:\n  mailroom:backend: s3://state\n")
+    stacks.passphrase_file("prod").parent.mkdir(parents=True)
+    stacks.passphrase_file("prod").write_text("x")
+    _, environment = stacks.command("prod", tmp_path)
+    assert environment["PULUMI_BACKEND_URL"] == "s3://state"
+    assert environment["PULUMI_CONFIG_PASSPHRASE_FILE"] == str(stacks.passphrase_file("prod"))
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "exported")
+    assert "PULUMI_CONFIG_PASSPHRASE_FILE" not in stacks.command("prod", tmp_path)[1]
+
+
+@pytest.mark.parametrize("text", ["", "config: [", "config: {}", "config: {mailroom:backend: 1}", "- 1"])
+def test_a_file_that_names_no_backend_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(stacks, "engine", lambda _=None: ("pulumi", {}))
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///elsewhere")
+    (tmp_path / "Pulumi.prod.yaml").write_text(text)
+    assert stacks.command("prod", tmp_path)[1]["PULUMI_BACKEND_URL"] == "file:///elsewhere"
