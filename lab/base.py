@@ -16,7 +16,7 @@ from lab.errors import LabError
 from lab.shell import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lab.shell import Progress
 
@@ -56,11 +56,12 @@ class Recipe:
         return f"{self.suite}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:12]}"
 
 
-def vps(suite: str = SUITES[0]) -> Recipe:
-    """The bare machine a provider hands over."""
+def vps(suite: str = SUITES[0], installed: Sequence[str] = ()) -> Recipe:
+    """The bare machine a provider hands over; with `installed`, one that has these packages already."""
     if suite not in SUITES:
         raise LabError(f"the lab has no machines of suite {suite!r}; it has {' and '.join(SUITES)}")
-    return Recipe(purpose="a bare VPS", suite=suite, packages=BARE)
+    purpose = "a VPS with packages" if installed else "a bare VPS"
+    return Recipe(purpose=purpose, suite=suite, packages=(*BARE, *installed))
 
 
 def services(packages: list[str]) -> Recipe:

@@ -17,7 +17,7 @@ from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN, zone_id
 from lab.shell import Progress, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -130,12 +130,18 @@ class Lab:
         return lifecycle.status(self.name)
 
     def fresh_vps(
-        self, *, ipv6: bool = True, suite: str = "bookworm", name: str | None = None, octet: int | None = None
+        self,
+        *,
+        ipv6: bool = True,
+        suite: str = "bookworm",
+        name: str | None = None,
+        octet: int | None = None,
+        installed: Sequence[str] = (),
     ) -> Vps:
-        """Order a new, bare VPS; SSH answers."""
+        """Order a new VPS, bare but for the packages that are `installed`; SSH answers."""
         taken = {record.name for record in lifecycle.require(self.name).vps}
         chosen = name or next(free for number in itertools.count(1) if (free := f"vps{number}") not in taken)
-        lifecycle.add_vps(self.name, chosen, self._say, ipv6=ipv6, suite=suite, octet=octet)
+        lifecycle.add_vps(self.name, chosen, self._say, ipv6=ipv6, suite=suite, octet=octet, installed=installed)
         return self.vps(chosen)
 
     def vps(self, name: str | None = None) -> Vps:

@@ -27,6 +27,8 @@ from lab.internet import client, guest
 from lab.machines import Bind, Machine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lab.addresses import Mirror
     from lab.shell import Progress
     from lab.state import State, VpsRecord
@@ -143,21 +145,35 @@ def vps_machine(known: State, record: VpsRecord) -> Machine:
 
 
 def add_vps(
-    lab: str, name: str, say: Progress, *, ipv6: bool = True, suite: str = "bookworm", octet: int | None = None
+    lab: str,
+    name: str,
+    say: Progress,
+    *,
+    ipv6: bool = True,
+    suite: str = "bookworm",
+    octet: int | None = None,
+    installed: Sequence[str] = (),
 ) -> VpsRecord:
-    """Order a new VPS: booted, and its SSH server answering."""
+    """Order a new VPS: booted, and its SSH server answering; bare, but for the packages that are `installed`."""
     with state.locked(lab, say):
-        known = add_vps_locked(require(lab), name, say, ipv6=ipv6, suite=suite, octet=octet)
+        known = add_vps_locked(require(lab), name, say, ipv6=ipv6, suite=suite, octet=octet, installed=installed)
         return known.find(name)
 
 
 def add_vps_locked(
-    known: State, name: str, say: Progress, *, ipv6: bool = True, suite: str = "bookworm", octet: int | None = None
+    known: State,
+    name: str,
+    say: Progress,
+    *,
+    ipv6: bool = True,
+    suite: str = "bookworm",
+    octet: int | None = None,
+    installed: Sequence[str] = (),
 ) -> State:
     """`add_vps` for who holds the lab's lock already."""
     if name == SERVICES or any(record.name == name for record in known.vps):
         raise LabError(f"the lab {known.name} already has a machine named {name!r}; choose another name")
-    tree = base.ensure(base.vps(suite), say)
+    tree = base.ensure(base.vps(suite, installed), say)
     record = state.VpsRecord(name=name, octet=known.free_octet(octet), host_key="", ipv6=ipv6, suite=suite)
     machine = vps_machine(known, record)
     machine.remove()  # an earlier command may have been killed half way

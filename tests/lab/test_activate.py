@@ -24,6 +24,7 @@ from components.chasquid import build, config
 from components.host.bundle import bundle
 from components.settings import Settings
 from standards import passwords
+from tests.lab.program import INSTALLED
 
 if TYPE_CHECKING:
     import subprocess
@@ -141,12 +142,8 @@ DKIM_KEY = dkim_key()
 @pytest.fixture(scope="module")
 def installed(lab: Lab) -> Iterator[Server]:
     """A machine with Python, the service's user, our scripts, self-made certificates and the pinned program."""
-    vps = lab.fresh_vps()
+    vps = lab.fresh_vps(installed=INSTALLED)
     server = Server(vps)
-    packages = "python3 python3-dkim python3-dnspython"
-    server.must(
-        f"apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends {packages}"
-    )
     for user in ("chasquid", "mailroom-policy"):
         home = f"/var/lib/{user}"
         server.must(f"useradd --system --user-group --home-dir {home} --shell /usr/sbin/nologin {user}")

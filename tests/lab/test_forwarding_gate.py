@@ -21,7 +21,7 @@ from lab.internet.names import REFUSED, zone_id
 from lab.internet.outside import Domain, Mail, deliver
 from lab.shell import wait_until
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, HOST, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +84,7 @@ def world(lab: Lab) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """One domain whose policy is reject and one whose policy is quarantine; `trap` goes where all mail is refused."""
-    vps = lab.fresh_vps(octet=42)
+    vps = lab.fresh_vps(octet=42, installed=INSTALLED)
     domains = [
         {
             "name": DOMAIN,

@@ -17,7 +17,7 @@ import pytest
 
 from lab.shell import run, wait_until
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, Stack
+from tests.lab.program import DOMAIN, INSTALLED, Stack
 from tests.lab.walls import Walls, knock
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ for _ in range(times):
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """The real program's work."""
-    vps = lab.fresh_vps(octet=16)
+    vps = lab.fresh_vps(octet=16, installed=INSTALLED)
     made = Stack(lab, vps, passwords={ALICE: PASSWORD})
     made.settings["mailroom:hosts"][0]["ipv6Outbound"] = False
     assert "packet filter loaded" in made.converge(), "the run says what it closed"

@@ -9,7 +9,7 @@ import pytest
 from lab.internet.names import COLLEAGUES_MX, zone_id
 from operations import dns as outside
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, Stack
+from tests.lab.program import DOMAIN, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ FOREIGN_MX = {"type": "MX", "name": DOMAIN, "content": COLLEAGUES_MX, "priority"
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """A domain whose mail somebody else's MX receives, and one that neither sends nor receives; converged."""
-    vps = lab.fresh_vps(octet=12)
+    vps = lab.fresh_vps(octet=12, installed=INSTALLED)
     external = {
         "name": DOMAIN,
         "zoneId": zone_id(DOMAIN),

@@ -15,7 +15,7 @@ import pytest
 from lab.folders import CHECKOUT
 from operations import stacks
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, HOST, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ STOLEN, FRESH = "a-password-the-thief-has-read", "a-password-the-thief-never-saw
 @pytest.fixture(scope="module")
 def stolen(lab: Lab) -> Iterator[Vps]:
     """The machine a thief has; the provider stops it."""
-    machine = lab.fresh_vps(octet=47)
+    machine = lab.fresh_vps(octet=47, installed=INSTALLED)
     yield machine
     lab.remove_vps(machine)
 
@@ -42,7 +42,7 @@ def stack(lab: Lab, stolen: Vps) -> Iterator[Stack]:
     made.converge()
     stolen.kill9()
 
-    made.vps = lab.fresh_vps(octet=48)
+    made.vps = lab.fresh_vps(octet=48, installed=INSTALLED)
     made.settings["mailroom:hosts"] = lab.stack_config(made.vps)["mailroom:hosts"]
     made.settings["mailroom:domains"][0]["dkim"] = [{"selector": "m2"}, {"selector": "m1", "stage": "revoked"}]
     made.settings["mailroom:passwords"] = {USER: FRESH}

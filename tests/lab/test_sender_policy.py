@@ -17,7 +17,7 @@ import pytest
 from lab.folders import CHECKOUT
 from lab.internet.names import zone_id
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, Stack
+from tests.lab.program import DOMAIN, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ OK = 250
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """Alice sends as sales, too, and for lists; bob may send three messages an hour; carol forwards elsewhere."""
-    vps = lab.fresh_vps(octet=43)
+    vps = lab.fresh_vps(octet=43, installed=INSTALLED)
     domain = {
         "name": DOMAIN,
         "zoneId": zone_id(DOMAIN),

@@ -19,7 +19,7 @@ from lab.internet.outside import Domain
 from lab.shell import wait_until
 from tests.lab.conversation import Actor, Conversation, Session, Start, octets, parse
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, Stack
+from tests.lab.program import DOMAIN, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ PLAYS = [(conversation, start) for file in FILES for conversation in parse(file)
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """A domain we forward for and one whose mailboxes are elsewhere, with a user each."""
-    vps = lab.fresh_vps(octet=40)
+    vps = lab.fresh_vps(octet=40, installed=INSTALLED)
     mx = {"type": "MX", "name": ELSEWHERE, "content": COLLEAGUES_MX, "priority": 10, "ttl": 300}
     foreign = edit_zone(lab.plan, "POST", ELSEWHERE, body=mx)
     domains = [

@@ -15,7 +15,7 @@ import pytest
 from lab.folders import Folders
 from tests.lab.conversation import Session, Start
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, HOST, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
 if TYPE_CHECKING:
     import socket
@@ -39,7 +39,7 @@ Scan = ET.Element
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """A server with a certificate for its own name and one for its domain."""
-    vps = lab.fresh_vps(octet=41)
+    vps = lab.fresh_vps(octet=41, installed=INSTALLED)
     made = Stack(lab, vps, drainTimeout=10)
     made.converge()
     yield made
