@@ -126,6 +126,7 @@ class MailServer(pulumi.ComponentResource):
     def _reverse_dns(self, host: HostSettings, published: Sequence[pulumi.Resource]) -> pulumi.Resource:
         args = ReverseDnsArgs(
             settings=host,
+            access=self._settings.reverse_dns_access(host),
             resolver=self._settings.resolver,
             timeout=self._settings.propagation_timeout,
             addresses_published=published,

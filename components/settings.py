@@ -85,6 +85,30 @@ def _base_url(text: str) -> str:
     )
 
 
+def _api_url(text: str) -> str:
+    url = text.rstrip("/")
+    if urlsplit(url).scheme in {"http", "https"} and urlsplit(url).hostname and not urlsplit(url).query:
+        return url
+    raise Invalid(
+        f"{names.shown(text)} is not the address of an API",
+        id="api-url-invalid",
+        expected="a URL such as https://api.example.com",
+        fix="leave the key out to use the provider's own",
+    )
+
+
+def _credential(text: str) -> str:
+    value = text.strip()
+    if value and value.isprintable():
+        return value
+    raise Invalid(
+        f"the value ({len(value)} characters) is {'more than one line' if value else 'empty'}",
+        id="credential-invalid",
+        expected="one line, exactly as the provider shows it",
+        fix="store it again with `pulumi config set --secret --path`, which asks for it",
+    )
+
+
 def _private_key(text: str) -> str:
     if text.lstrip().startswith("-----BEGIN ") and "PRIVATE KEY-----" in text:
         return text.strip() + "\n"
@@ -120,9 +144,11 @@ class SshSettings(_Settings):
 
 
 class ReverseDnsSettings(_Settings):
-    """Who sets the PTR record; with `manual` a person does, and the run checks it."""
+    """Who sets the PTR record: with `manual` a person does, and the run checks it; else the run, by that API."""
 
-    provider: Literal["manual"] = Field(default="manual", description="who sets the PTR record", examples=["manual"])
+    provider: Literal["manual", "contabo", "hetzner"] = Field(
+        default="manual", description="who sets the PTR record", examples=["manual"]
+    )
 
 
 class FirewallSettings(_Settings):
@@ -367,6 +393,38 @@ class CloudflareSettings(_Settings):
     )
 
 
+class ContaboSettings(_Settings):
+    """Access to the account at Contabo that the hosts' addresses belong to, for their reverse DNS."""
+
+    client_id: str = Field(description="the ClientId of the API", examples=["INT-12345678"], min_length=1)
+    client_secret: Annotated[SecretStr, _secret(_credential)] = Field(
+        description="the ClientSecret of the API, stored with `--secret`", examples=["{secure: ...}"]
+    )
+    api_user: str = Field(description="the API user", examples=["you@example.com"], min_length=1)
+    api_password: Annotated[SecretStr, _secret(_credential)] = Field(
+        description="the API password, stored with `--secret`", examples=["{secure: ...}"]
+    )
+    api_url: Annotated[str, AfterValidator(_api_url)] | None = Field(
+        default=None, description="another address of the API", examples=["https://api.contabo.com"]
+    )
+    auth_url: Annotated[str, AfterValidator(_api_url)] | None = Field(
+        default=None,
+        description="another address of the login",
+        examples=["https://auth.contabo.com/auth/realms/contabo/protocol/openid-connect/token"],
+    )
+
+
+class HetznerSettings(_Settings):
+    """Access to the Hetzner Cloud project that the hosts' addresses belong to, for their reverse DNS."""
+
+    token: Annotated[SecretStr, _secret(_credential)] = Field(
+        description="an API token of the project, Read & Write, stored with `--secret`", examples=["{secure: ...}"]
+    )
+    api_url: Annotated[str, AfterValidator(_api_url)] | None = Field(
+        default=None, description="another address of the API", examples=["https://api.hetzner.cloud/v1"]
+    )
+
+
 class Options(_Settings):
     """The settings that stand alone."""
 
@@ -384,6 +442,14 @@ class Options(_Settings):
     )
     ssh_private_key: Annotated[SecretStr, _secret(_private_key)] | None = Field(
         default=None, description="an SSH private key, secret", examples=["{secure: ...}"]
+    )
+    contabo: ContaboSettings | None = Field(
+        default=None,
+        description="access to the account at Contabo",
+        examples=["{clientId: INT-12345678, clientSecret: {secure: ...}, apiUser: ..., apiPassword: {secure: ...}}"],
+    )
+    hetzner: HetznerSettings | None = Field(
+        default=None, description="access to the project at Hetzner Cloud", examples=["{token: {secure: ...}}"]
     )
     propagation_timeout: int = Field(
         default=600, description="seconds to wait for name servers, 1 to 86400", examples=[600], ge=1, le=86400
@@ -405,6 +471,16 @@ class Options(_Settings):
     drain_timeout: int = Field(
         default=60, description="seconds to wait for the queue at a destroy, 0 to 3600", examples=[60], ge=0, le=3600
     )
+
+    def reverse_dns_access(self, host: HostSettings) -> dict[str, str] | None:
+        """The values that open the API which sets a host's PTR, secrets in clear; None where a person sets it."""
+        if host.reverse_dns.provider == "manual":
+            return None
+        access: _Settings = getattr(self, host.reverse_dns.provider)
+        given = access.model_dump(by_alias=True, exclude_none=True)
+        return {
+            key: value.get_secret_value() if isinstance(value, SecretStr) else value for key, value in given.items()
+        }
 
     def limits_of(self, user: UserSettings | None = None) -> LimitSettings:
         """The limits of a user, or those of everybody else."""

@@ -112,7 +112,8 @@ def _finding(details: ErrorDetails, model: type[BaseModel], raw: object, root: s
         return missing(path, description, example)
     if problem == "literal_error":
         description += f", one of {details['ctx']['expected']}"
-    return wrong_kind(path, details["input"], description, example, secret=field is not None and _is_secret(field))
+    secret = _mentions_secret(field.annotation if field else model)
+    return wrong_kind(path, details["input"], description, example, secret=secret)
 
 
 def _expected(description: str, example: object) -> str:
@@ -187,9 +188,8 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _inner_model(part))), None)
 
 
-def _is_secret(field: FieldInfo) -> bool:
-    return _mentions_secret(field.annotation)
-
-
 def _mentions_secret(annotation: Any) -> bool:
+    """Whether it is a secret, or a mapping that has one: in its place there may stand the secret itself."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return any(_mentions_secret(field.annotation) for field in annotation.model_fields.values())
     return annotation is SecretStr or any(map(_mentions_secret, get_args(annotation)))

@@ -61,7 +61,7 @@ def errors(parts: Parts) -> list[Finding]:
 
 def warnings(settings: Settings) -> list[Finding]:
     """What works but is rarely meant."""
-    found: list[Finding] = list(_gate_warning(settings))
+    found: list[Finding] = [*_gate_warning(settings), *_unused_access(settings)]
     for position, domain in enumerate(settings.domains):
         found += _domain_warnings(f"mailroom:domains[{position}]", domain, settings)
     found += [
@@ -200,6 +200,7 @@ def _host(path: str, host: HostSettings, parts: Parts) -> Iterator[Finding]:
             why="the host's addresses are published there",
             fix="add zoneId to the host, or choose a host name inside a listed domain",
         )
+    yield from _reverse_dns(path, host, parts)
     for where, domain in parts.domains:
         if domain.name == host.name and domain.mail == "none":
             yield _error(
@@ -208,6 +209,41 @@ def _host(path: str, host: HostSettings, parts: Parts) -> Iterator[Finding]:
                 f"{domain.name} is also the name of a host, which sends bounces with it",
                 "forward or external, or no entry for this name at all",
                 fix="take the domain out, or give the host another name",
+            )
+
+
+_ACCESS_EXAMPLES: Final = {
+    "contabo": "{clientId: INT-12345678, clientSecret: {secure: ...}, apiUser: ..., apiPassword: {secure: ...}}",
+    "hetzner": "{token: {secure: ...}}",
+}
+
+
+def _reverse_dns(path: str, host: HostSettings, parts: Parts) -> Iterator[Finding]:
+    provider = host.reverse_dns.provider
+    if provider != "manual" and parts.options and getattr(parts.options, provider) is None:
+        last = {"contabo": "apiPassword", "hetzner": "token"}[provider]
+        yield _error(
+            f"{path}.reverseDns.provider",
+            "reverse-dns-without-access",
+            f"{provider}, but mailroom:{provider} is missing",
+            f"mailroom:{provider}, such as {_ACCESS_EXAMPLES[provider]}",
+            why="its API sets the PTR records for the account's owner alone",
+            fix=f"store each secret with `pulumi config set --secret --path mailroom:{provider}.{last}`, "
+            "or write `provider: manual` and set the PTR yourself",
+        )
+
+
+def _unused_access(settings: Settings) -> Iterator[Finding]:
+    used = {host.reverse_dns.provider for host in settings.hosts}
+    for provider in _ACCESS_EXAMPLES:
+        if getattr(settings, provider) is not None and provider not in used:
+            yield _warning(
+                f"mailroom:{provider}",
+                "reverse-dns-access-unused",
+                f"no host has `reverseDns: {{provider: {provider}}}`",
+                "access for the providers that set reverse DNS, and for no other",
+                why="a secret that nothing needs can only be stolen",
+                fix=f"write `reverseDns: {{provider: {provider}}}` at the host, or take mailroom:{provider} out",
             )
 
 

@@ -149,6 +149,21 @@ class Plan:
         return f"http://{self.api.ipv4}:8080/provider"
 
     @property
+    def contabo_api(self) -> str:
+        """Base URL of Contabo's API."""
+        return f"http://{self.api.ipv4}:8080/contabo"
+
+    @property
+    def contabo_login(self) -> str:
+        """Where Contabo's API hands out its tokens."""
+        return f"{self.contabo_api}/auth/realms/contabo/protocol/openid-connect/token"
+
+    @property
+    def hetzner_api(self) -> str:
+        """Base URL of the Hetzner Cloud API."""
+        return f"http://{self.api.ipv4}:8080/hetzner/v1"
+
+    @property
     def acme_directory(self) -> str:
         """The ACME directory; its certificate is for this name and signed by the lab's CA."""
         return "https://acme.lab.test:14000/dir"

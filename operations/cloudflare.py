@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from operations import web
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
-    from email.message import Message
     from http.client import HTTPResponse
 
 API = "https://api.cloudflare.com/client/v4"
@@ -24,9 +24,6 @@ REFUSED_TOKEN = frozenset({9103, 9106, 9109, 10000})
 NO_SUCH_ZONE = frozenset({1001, 7000, 7003})
 SERVED_STATES = frozenset({"active", None})
 PER_PAGE = 100
-TIMEOUT_SECONDS = 20
-ATTEMPTS = 4
-LONGEST_PAUSE = 30.0
 
 
 class ApiError(Exception):
@@ -37,13 +34,6 @@ class ApiError(Exception):
         self.code = code
         self.message = message
         super().__init__(f"{status}/{code}: {message}" if code else f"{status}: {message}")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the token to wherever it points."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -75,15 +65,15 @@ class Account:
 
     def call(self, path: str, method: str = "GET") -> dict[str, Any]:
         """The answer to one request; asked again when the API is busy, as its own client does."""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(web.ATTEMPTS):
             try:
                 return self._ask(path, method)
             except urllib.error.HTTPError as error:
                 with error:
-                    last = attempt == ATTEMPTS - 1
-                    if last or not _worth_retrying(error.code, error.headers):
+                    last = attempt == web.ATTEMPTS - 1
+                    if last or not web.worth_retrying(error.code, error.headers):
                         raise _api_error(error.code, error.read()) from None
-                    pause = _pause(attempt, error.headers)
+                    pause = web.pause(attempt, error.headers)
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -94,12 +84,9 @@ class Account:
             method=method,
             headers={"Authorization": f"Bearer {self.token}", "Accept": "application/json"},
         )
-        handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-        if self.base_url:  # an own API stands near by: a proxy for the Internet does not know it
-            handlers.append(urllib.request.ProxyHandler({}))
-        opener = urllib.request.build_opener(*handlers)
         response: HTTPResponse
-        with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+        opener = web.opener(direct=self.base_url is not None)
+        with opener.open(request, timeout=web.TIMEOUT_SECONDS) as response:
             return _parse(response.status, response.read())
 
 
@@ -237,18 +224,3 @@ def _api_error(status: int, body: bytes) -> ApiError:
         return ApiError(status, int(first["code"]), str(first["message"]))
     except (ValueError, LookupError, TypeError):
         return ApiError(status, None, HTTPStatus(status).phrase if status in set(HTTPStatus) else "an error")
-
-
-def _worth_retrying(status: int, headers: Message) -> bool:
-    wish = headers.get("x-should-retry")
-    if wish in ("true", "false"):
-        return bool(wish == "true")
-    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def _pause(attempt: int, headers: Message) -> float:
-    try:
-        asked = float(headers["Retry-After"])
-    except (TypeError, ValueError):
-        asked = 0.5 * 2.0**attempt
-    return min(max(asked, 0.0), LONGEST_PAUSE)

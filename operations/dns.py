@@ -6,7 +6,7 @@ import ipaddress
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import dns.exception
@@ -379,25 +379,36 @@ def wait_until_visible(
     For types in `EXACT_TYPES` the expected values must be the only ones. Raises `Problems` after `timeout`
     seconds, naming each record and server with what was found there instead.
     """
-    started = said = time.monotonic()
     pending = _watches(expected)
-    pause = FIRST_PAUSE
-    while True:
+
+    def look() -> Callable[[float], str] | None:
+        nonlocal pending
         for watch in pending:
             watch.look(resolver)
         pending = [watch for watch in pending if not watch.visible]
-        now = time.monotonic()
-        left = started + timeout - now
-        if not pending or left <= 0:
-            break
-        if now - said >= PROGRESS_SECONDS:
-            said = now
-            log(pending[0].progress(now - started))
-        time.sleep(min(pause, left))
-        pause = min(pause * 1.6, LONGEST_PAUSE)
+        return pending[0].progress if pending else None
+
+    _repeat(look, timeout, log)
     if pending:
         findings = [finding for watch in pending for finding in watch.findings(timeout)]
         raise Problems("not every authoritative name server shows our records", findings)
+
+
+def _repeat(look: Callable[[], Callable[[float], str] | None], timeout: float, log: Callable[[str], None]) -> None:
+    """Look again until nothing is missing or time is out; what is missing is told by what `look` returns."""
+    started = said = time.monotonic()
+    pause = FIRST_PAUSE
+    while True:
+        missing = look()
+        now = time.monotonic()
+        left = started + timeout - now
+        if missing is None or left <= 0:
+            return
+        if now - said >= PROGRESS_SECONDS:
+            said = now
+            log(missing(now - started))
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.6, LONGEST_PAUSE)
 
 
 def reverse_name(ip: str) -> str:
@@ -413,6 +424,40 @@ def check_ptr(ip: str, hostname: str, resolver: Resolver) -> list[Finding]:
     except CouldNotTell as reason:
         return [_ptr_finding("ptr.no-zone", ip, hostname, f"no reverse zone to ask: {reason}")]
     return _judge_ptr(answers, ip, hostname) + _judge_forward(ip, hostname, resolver)
+
+
+def wait_for_ptr(
+    addresses: Sequence[str], hostname: str, resolver: Resolver, timeout: float, log: Callable[[str], None]
+) -> None:
+    """Return when `check_ptr` has nothing against any address, whose PTRs were set just now.
+
+    Raises `Problems` after `timeout` seconds with what DNS shows instead.
+    """
+    pending: dict[str, list[Finding]] = {address: [] for address in addresses}
+
+    def look() -> Callable[[float], str] | None:
+        nonlocal pending
+        found = {address: check_ptr(address, hostname, resolver) for address in pending}
+        pending = {address: findings for address, findings in found.items() if findings}
+        if not pending:
+            return None
+        address, (first, *_) = next(iter(pending.items()))
+        return lambda seconds: f"waiting for the reverse DNS of {address}: {first.found} ({seconds:.0f} s)"
+
+    _repeat(look, timeout, log)
+    if pending:
+        findings = [_lagging(finding, timeout) for findings in pending.values() for finding in findings]
+        raise Problems(f"DNS does not show the reverse DNS of {plain(hostname)} that the provider has", findings)
+
+
+def _lagging(finding: Finding, timeout: float) -> Finding:
+    if finding.id not in {"ptr.missing", "ptr.wrong", "ptr.differs"}:
+        return finding
+    fix = (
+        f"run again in an hour (waited {timeout:.0f} s, the limit is mailroom:propagationTimeout); "
+        "when it stays so, ask the hosting provider why its name servers do not follow its API"
+    )
+    return replace(finding, fix=fix)
 
 
 def _follow_aliases(name: str, resolver: Resolver) -> str:

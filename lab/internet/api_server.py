@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lab.addresses import Plan
-from lab.internet import cloudflare_api, control, provider_api, world
+from lab.internet import cloudflare_api, contabo_api, control, hetzner_api, provider_api, world
 from lab.internet.account import Account
 from lab.internet.authoritative import PowerDns, Publisher
 from lab.internet.web import Request, Response, Server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lab.internet.authoritative import Server as NameServer
 
 PORT: Final = 8080
@@ -35,7 +37,11 @@ class Apis:
         self._publisher = Publisher(primary, secondary)
         self._account = Account(self._publisher, store)
         self._cloudflare = cloudflare_api.CloudflareApi(self._account)
-        self._provider = provider_api.ProviderApi(self._publisher)
+        self._others: dict[str, Callable[[Request], Response]] = {
+            provider_api.PREFIX: provider_api.ProviderApi(self._publisher).handle,
+            contabo_api.PREFIX: contabo_api.ContaboApi(self._publisher).handle,
+            hetzner_api.PREFIX: hetzner_api.HetznerApi(self._publisher, plan).handle,
+        }
         self._control = control.Control(self._account, self._publisher)
 
     def open(self) -> None:
@@ -52,8 +58,9 @@ class Apis:
             return Response(status=503, body={"error": "the lab's zones are being created, try again"})
         if request.path.startswith(cloudflare_api.PREFIX):
             return self._control.around(request, self._cloudflare.handle)
-        if request.path.startswith(provider_api.PREFIX):
-            return self._control.around(request, self._provider.handle)
+        for prefix, handle in self._others.items():
+            if request.path.startswith(prefix):
+                return self._control.around(request, handle)
         return Response(status=404, body={"error": f"no API at {request.path}"})
 
 

@@ -196,8 +196,12 @@ class Publisher:
 
     def record_set(self, name: str, kind: str) -> RecordSet | None:
         """What ns1 has."""
-        stored = self._primary.record_sets(self.zone_of(name))
+        stored = self.record_sets(self.zone_of(name))
         return next((each for each in stored if (each.name, each.type) == (name, kind)), None)
+
+    def record_sets(self, zone: str) -> list[RecordSet]:
+        """Everything that ns1 has in a zone."""
+        return self._primary.record_sets(zone)
 
     def _soa(self, zone: str) -> RecordSet:
         # The serial is ours, not the server's: equal on both when they are in step, as after a zone transfer.

@@ -25,6 +25,15 @@ CLOUDFLARE_TOKEN: Final = "lab-cloudflare-api-token-not-a-secret-000001"  # noqa
 ACME_TOKEN: Final = "lab-acme-dns-token-not-a-secret-00000000002"  # noqa: S105  (public on purpose)
 """May list zones and edit TXT records `_acme-challenge.*`, nothing else."""
 
+# All public on purpose: access to the accounts at the two hosting providers.
+CONTABO: Final = {
+    "clientId": "INT-0000001",
+    "clientSecret": "lab-contabo-client-secret-not-a-secret-01",
+    "apiUser": "operator@example.test",
+    "apiPassword": "lab contabo password, not a secret & odd=1",
+}
+HETZNER_TOKEN: Final = "labHetznerCloudTokenNotASecret0000000000000000000000000000000001"  # noqa: S105
+
 
 def zone_id(zone: str) -> str:
     """The Cloudflare id of a zone (no final dot): fixed, so that a tracked stack file can name it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from lab.internet.authoritative import RecordSet
+from lab.internet.pointers import Pointers
 from lab.internet.web import Request, Response
 
 if TYPE_CHECKING:
@@ -18,27 +18,26 @@ class ProviderApi:
     """Answers GET, PUT `{"name": "smtp.example.test"}` and DELETE."""
 
     def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
+        self._pointers = Pointers(publisher)
 
     def handle(self, request: Request) -> Response:
         """The answer: `{"ip", "name"}`, name null when the address has no reverse DNS."""
+        address = request.path.removeprefix(PREFIX)
         try:
-            address = ip_address(request.path.removeprefix(PREFIX))
-            zone = self._publisher.zone_of(address.reverse_pointer)
+            self._pointers.get(address)
         except (ValueError, LookupError):
             return _error(404, "no address of yours; expected one of a rented server such as 198.51.100.10")
-        owner = address.reverse_pointer
         if request.method == "PUT":
             name = request.body.get("name") if isinstance(request.body, dict) else None
             if not isinstance(name, str) or not name.strip("."):
                 return _error(400, 'expected a body such as {"name": "smtp.example.test"}')
-            self._publisher.publish(zone, [RecordSet(owner, "PTR", (f"{name.rstrip('.').lower()}.",))])
+            self._pointers.set(address, name)
         elif request.method == "DELETE":
-            self._publisher.publish(zone, [RecordSet(owner, "PTR", ())])
+            self._pointers.set(address, "")
         elif request.method != "GET":
             return _error(405, "expected GET, PUT or DELETE")
-        found = self._publisher.record_set(owner, "PTR")
-        return Response(body={"ip": str(address), "name": found.contents[0].rstrip(".") if found else None})
+        names = self._pointers.get(address)
+        return Response(body={"ip": ip_address(address).compressed, "name": names[0] if names else None})
 
 
 def _error(status: int, message: str) -> Response:

@@ -24,6 +24,10 @@ class Request:
     body: Any = None
     target: str = ""
     """Path and query as sent."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """All headers, their names in lower case."""
+    form: Mapping[str, str] = field(default_factory=dict)
+    """The fields of a form, where one was sent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
                 authorization=self.headers.get("Authorization") or "",
                 body=_parsed(text),
                 target=self.path,
+                headers={name.lower(): value for name, value in self.headers.items()},
+                form=_form(text) if "form-urlencoded" in (self.headers.get("Content-Type") or "") else {},
             )
         )
         if response.lost:
@@ -89,3 +95,7 @@ def _parsed(text: bytes) -> Any:
         return json.loads(text) if text else None
     except ValueError:
         return None
+
+
+def _form(text: bytes) -> dict[str, str]:
+    return dict(parse_qsl(text.decode(errors="replace"), keep_blank_values=True))

@@ -224,3 +224,20 @@ def test_another_certificate_authority_is_served_at_once(run_program: Any) -> No
 
     name = f"{HOST}/activate"
     assert revealed(run_program().inputs(name)["stdin"]) != revealed(run_program(other).inputs(name)["stdin"])
+
+
+def test_a_provider_sets_the_pointers_with_secret_access_before_the_service(run_program: Any) -> None:
+    def rented(config: dict[str, Any]) -> None:
+        config["mailroom:hosts"][0]["reverseDns"] = {"provider": "hetzner"}
+        config["mailroom:hetzner"] = {"token": "CANARY-hetzner"}
+
+    run, pointer = run_program(rented), f"{HOST}/ptr"
+    inputs = run.inputs(pointer)
+    assert inputs["access"][SECRET]
+    assert revealed(inputs["access"]) == {"token": "CANARY-hetzner"}
+    assert "access" in run.requests[pointer].additionalSecretOutputs
+    assert inputs["addresses"] == ["198.51.100.10", "2001:db8:99::10"]
+    assert {f"{HOST}/a", f"{HOST}/aaaa"} <= run.waits_for(pointer)
+    assert pointer in run.waits_for(f"{HOST}/activate")
+    everything = {name: json.dumps(args.inputs, default=str) for name, args in run.resources.items()}
+    assert [name for name, text in everything.items() if "CANARY-hetzner" in text] == [pointer]

@@ -13,8 +13,8 @@ from components.chasquid.provider import UsersProvider
 from components.dkim.provider import DkimKeyProvider
 from components.dns.provider import ZoneGateProvider
 from components.dynamic_provider import _own_words
-from components.reverse_dns.provider import PtrCheckProvider
-from operations import cloudflare
+from components.reverse_dns.provider import PtrCheckProvider, PtrRecordProvider
+from operations import cloudflare, reverse_dns
 from operations import dns as outside
 from standards import passwords
 from standards.finding import Finding, Problems
@@ -152,3 +152,70 @@ def test_reverse_dns_is_judged_only_when_every_server_shows_the_addresses(monkey
         outside.Expected("smtp.example.com", "AAAA", "2001:db8::1"),
     ]
     assert order == [(expected, 7), ("192.0.2.1", "smtp.example.com"), ("2001:db8::1", "smtp.example.com")]
+
+
+POINTED = {
+    "name": "smtp.example.com",
+    "addresses": ["192.0.2.1", "2001:db8::1"],
+    "provider": "hetzner",
+    "access": {"token": "CANARY-token"},
+    "resolver": None,
+    "timeout": 7,
+}
+
+
+class FakeAccount:
+    """A provider's account with one wrong name, and what was done to it."""
+
+    def __init__(self) -> None:
+        self.pointers = {"192.0.2.1": ["vps1.provider.test"], "2001:db8::1": ["smtp.example.com"]}
+        self.steps: list[object] = []
+
+    def names(self, address: str) -> list[str]:
+        return self.pointers[address]
+
+    def point(self, address: str, name: str) -> None:
+        self.steps.append((address, name))
+        self.pointers[address] = [name]
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> FakeAccount:
+    made = FakeAccount()
+    monkeypatch.setattr(reverse_dns, "connect", lambda provider, access, _say: {"hetzner": made}[provider])
+    monkeypatch.setattr(outside, "wait_until_visible", lambda *_: made.steps.append("addresses visible"))
+    monkeypatch.setattr(outside, "wait_for_ptr", lambda *_: made.steps.append("pointers visible"))
+    return made
+
+
+def test_a_pointer_is_set_after_the_addresses_are_visible_and_then_waited_for(account: FakeAccount) -> None:
+    made = PtrRecordProvider().create(dict(POINTED)).outs
+    assert account.steps == ["addresses visible", ("192.0.2.1", "smtp.example.com"), "pointers visible"]
+    assert made["pointers"] == {address: ["smtp.example.com"] for address in POINTED["addresses"]}
+
+
+def test_a_pointer_that_somebody_changed_is_seen_by_a_refresh_and_by_no_diff_before(account: FakeAccount) -> None:
+    provider = PtrRecordProvider()
+    made = provider.create(dict(POINTED)).outs
+    news = {**POINTED, "pointers": None}
+    account.pointers["2001:db8::1"] = ["old.example.com"]
+    assert provider.diff("id", made, news).changes is False
+    seen = provider.read("id", made)
+    assert seen.outs["pointers"]["2001:db8::1"] == ["old.example.com"]
+    assert provider.diff("id", seen.outs, news).changes is True
+    provider.update("id", seen.outs, news)
+    assert account.pointers["2001:db8::1"] == ["smtp.example.com"]
+
+
+@pytest.mark.parametrize("change", [{"name": "mail.example.com"}, {"addresses": ["192.0.2.1"]}, {"access": {}}])
+def test_another_name_address_or_secret_is_a_change(account: FakeAccount, change: dict[str, Any]) -> None:
+    made = PtrRecordProvider().create(dict(POINTED)).outs
+    assert PtrRecordProvider().diff("id", made, {**POINTED, "pointers": None, **change}).changes is True
+
+
+def test_a_destroy_leaves_the_pointer(account: FakeAccount) -> None:
+    made = PtrRecordProvider().create(dict(POINTED)).outs
+    account.steps.clear()
+    PtrRecordProvider().delete("id", made)
+    assert account.steps == []
+    assert account.pointers["192.0.2.1"] == ["smtp.example.com"]

@@ -29,6 +29,7 @@ from operations.dns import (
     canonical,
     check_ptr,
     reverse_name,
+    wait_for_ptr,
     wait_until_visible,
 )
 from standards.finding import Problems
@@ -492,3 +493,26 @@ def test_a_name_that_does_not_lead_back_to_the_address_is_a_finding(pointing: Wo
     assert finding.id == "ptr.forward"
     assert finding.subject == "smtp.example.test A at ns2.lab.test"
     assert finding.found == "198.51.100.99"
+
+
+def test_a_pointer_that_is_set_is_waited_for_until_every_server_shows_it(pointing: World) -> None:
+    pointing.ns2.records[REVERSE4, "PTR"] = ["old.example.test."]
+    timer = threading.Timer(0.2, pointing.publish, (REVERSE4, "PTR", "smtp.example.test."))
+    timer.start()
+    wait_for_ptr(["198.51.100.10", "2001:db8::10"], "smtp.example.test", pointing.resolver, 10, lambda _: None)
+    timer.join()
+    assert pointing.ns2.records[REVERSE4, "PTR"] == ["smtp.example.test."]
+
+
+def test_a_pointer_that_never_shows_is_told_with_progress_and_with_what_the_provider_should_do(
+    pointing: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations_dns, "PROGRESS_SECONDS", 0.1)
+    pointing.publish(REVERSE4, "PTR", "vps123.provider.test.")
+    said: list[str] = []
+    with pytest.raises(Problems) as stopped:
+        wait_for_ptr(["2001:db8::10", "198.51.100.10"], "smtp.example.test", pointing.resolver, 0.3, said.append)
+    (finding,) = stopped.value.findings
+    assert (finding.id, finding.subject, finding.found) == ("ptr.wrong", "198.51.100.10", "PTR vps123.provider.test")
+    assert "mailroom:propagationTimeout" in finding.fix
+    assert said[0] == "waiting for the reverse DNS of 198.51.100.10: PTR vps123.provider.test (0 s)"

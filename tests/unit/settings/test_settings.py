@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Change = Callable[[dict[str, Any]], object]
 
 CHECKOUT = Path(__file__).parents[3]
+CONTABO = {"clientId": "INT-1", "clientSecret": "SECRET-7", "apiUser": "u@example.com", "apiPassword": "SECRET 8&="}
 HASH = f"$scrypt$ln=14,r=8,p=1${'A' * 22}${'A' * 43}"
 
 
@@ -337,6 +338,16 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
     "timeout": (top(propagationTimeout="ten"), "propagationTimeout", "setting-invalid", "'ten'"),
     "timeout 0": (top(propagationTimeout=0), "propagationTimeout", "setting-invalid", "1 to 86400"),
     "drain": (top(drainTimeout=-1), "drainTimeout", "setting-invalid", "0 to 3600"),
+    "reverse without access": (host(reverseDns={"provider": "hetzner"}), "hosts[0].reverseDns.provider",
+                               "reverse-dns-without-access", "mailroom:hetzner is missing"),
+    "contabo incomplete": (top(contabo={key: value for key, value in CONTABO.items() if key != "apiPassword"}),
+                           "contabo.apiPassword", "setting-missing", "--secret"),
+    "contabo user": (top(contabo={**CONTABO, "apiUser": ""}), "contabo.apiUser", "setting-invalid", "you@example.com"),
+    "contabo login": (top(contabo={**CONTABO, "authUrl": "auth"}), "contabo.authUrl", "api-url-invalid", "leave"),
+    "hetzner token": (top(hetzner={"token": " \n"}), "hetzner.token", "credential-invalid", "empty"),
+    "hetzner lines": (top(hetzner={"token": "two\nlines"}), "hetzner.token", "credential-invalid", "one line"),
+    "hetzner url": (top(hetzner={"token": "t", "apiUrl": "ftp://x.example"}), "hetzner.apiUrl", "api-url-invalid",
+                    "ftp"),
     "ssh key": (top(sshPrivateKey="ssh-ed25519 AAAA"), "sshPrivateKey", "private-key-invalid", "BEGIN OPENSSH"),
 }  # fmt: skip
 
@@ -402,6 +413,23 @@ def test_a_misplaced_secret_is_not_repeated_either(value: object) -> None:
     with pytest.raises(Problems) as problems:
         load(top(acme=value) if value != "SECRET" else acme(token=["SECRET"]))
     assert "SECRET" not in str(problems.value)
+
+
+@pytest.mark.parametrize("key", ["acme", "contabo", "hetzner"])
+def test_a_secret_in_the_place_of_its_mapping_is_not_repeated(key: str) -> None:
+    with pytest.raises(Problems, match=f"mailroom:{key}: text cannot be used here"):
+        load(top(**{key: "SECRET"}))
+
+
+def test_access_to_a_provider_is_given_to_its_hosts_alone() -> None:
+    change = together(host(reverseDns={"provider": "contabo"}), top(contabo=CONTABO, hetzner={"token": "SECRET-9"}))
+    settings = load(change)
+    (one,) = settings.hosts
+    assert settings.reverse_dns_access(one) == CONTABO
+    assert load(top(contabo=CONTABO)).reverse_dns_access(load().hosts[0]) is None
+    assert "SECRET" not in repr(settings)
+    unused = [(each.subject, each.id) for each in settings.warnings() if "reverse" in each.id]
+    assert unused == [("mailroom:hetzner", "reverse-dns-access-unused")]
 
 
 def test_a_mistyped_top_level_key_is_found_when_the_keys_are_known() -> None:
