@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import quote_plus
 
 from standards.finding import Finding, error_about
 
@@ -38,8 +39,9 @@ def spoken(name: object) -> str:
 def hidden(text: str, secrets: Iterable[str]) -> str:
     """`text` of an answer in one line and without the secrets that were sent: an API may repeat them."""
     line = " ".join(text.split())
-    for secret in sorted(secrets, key=len, reverse=True):
-        line = line.replace(secret, "***") if secret else line
+    sent = {form for secret in secrets if secret for form in (secret, quote_plus(secret))}
+    for form in sorted(sent, key=len, reverse=True):
+        line = line.replace(form, "***")
     return line[:200]
 
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 HOST = "smtp.example.test"
 DOMAIN = "example.test"
 SECRETS = ("mailroom:sshPrivateKey", "cloudflare:apiToken")
+INNER_SECRETS = {
+    "mailroom:acme": ["token"],
+    "mailroom:contabo": ["clientSecret", "apiPassword"],
+    "mailroom:hetzner": ["token"],
+}
 
 
 # What `prepare` installs on a bare machine, as the tests of the main job and the gates see it do; for all others the
@@ -123,8 +128,9 @@ def split(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     secrets = {key: plain.pop(key) for key in SECRETS if key in plain}
     for address, password in plain.pop("mailroom:passwords", {}).items():
         secrets[f'mailroom:passwords["{address}"]'] = password
-    if "token" in plain.get("mailroom:acme", {}):
-        secrets["mailroom:acme.token"] = plain["mailroom:acme"].pop("token")
+    for key, names in INNER_SECRETS.items():
+        inner = plain.get(key, {})
+        secrets |= {f"{key}.{name}": inner.pop(name) for name in names if name in inner}
     return secrets, plain
 
 

@@ -8,6 +8,7 @@ import urllib.request
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -263,6 +264,26 @@ def test_an_api_that_repeats_what_it_was_sent_gives_no_secret_away(name: str) ->
         return Response(status=400, body={"message": text, "error": {"code": "invalid_input", "message": text}})
 
     assert "refused Bearer ***" in scripted(name, echo).found
+
+
+def test_a_login_that_repeats_its_form_gives_no_password_away() -> None:
+    def echo(request: Request) -> Response:
+        return Response(status=401, body={"error_description": urlencode(request.form)})
+
+    with serving(echo) as url:
+        api = reverse_dns.connect("contabo", access(url, "contabo"), lambda _: None)
+        with pytest.raises(Problems, match="password=\\*\\*\\*"):
+            reverse_dns.read(api, [IPV4])
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_an_own_api_is_never_asked_through_a_proxy(
+    provider: Provider, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    api = provider.connect(name)
+    assert reverse_dns.ensure(api, [IPV4], HOST, provider.said.append) == {IPV4: True}
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
