@@ -6,6 +6,7 @@ import base64
 import smtplib
 import socket
 import ssl
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email import policy
 from email.headerregistry import Address
@@ -17,6 +18,7 @@ from operations.dns import CouldNotTell, Resolver
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
 IMPLICIT_TLS, STARTTLS = 465, 587
@@ -31,7 +33,8 @@ ACCEPTED, READY, LOGGED_IN = 250, 220, 235
 class Endpoint:
     """Where to submit: the name that the certificate must carry, and how to find and trust it.
 
-    `implicit_tls` as on port 465; otherwise STARTTLS as on 587. `ca_file` replaces the system's CAs.
+    `implicit_tls` as on port 465; otherwise STARTTLS as on 587. `ca_file` replaces the system's CAs, `address` what
+    DNS says.
     """
 
     host: str
@@ -39,6 +42,7 @@ class Endpoint:
     implicit_tls: bool
     resolver: Resolver | None = None
     ca_file: str | None = None
+    address: str | None = None
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -54,6 +58,17 @@ class Accepted:
     cipher: str
     answer: str
     message_id: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A session that came as far as the login; `expires` is the end of the certificate, ISO 8601."""
+
+    address: str
+    tls_version: str
+    cipher: str
+    issuer: str
+    expires: str
 
 
 def compose(sender: str, recipient: str, endpoint: Endpoint, now: datetime) -> EmailMessage:
@@ -84,10 +99,7 @@ def submit(endpoint: Endpoint, message: EmailMessage, user: str, password: str) 
 
     The password leaves only through TLS 1.2 or newer, to a certificate that was verified by name.
     """
-    raw, address = _connect(endpoint)
-    session = smtplib.SMTP(local_hostname=_literal(raw), timeout=ANSWER_SECONDS)
-    try:
-        encrypted = _greet(endpoint, session, raw)
+    with _session(endpoint) as (session, encrypted, address):
         _log_in(endpoint, session, user, password)
         answer = _deliver(endpoint, session, message)
         cipher = encrypted.cipher()
@@ -99,6 +111,36 @@ def submit(endpoint: Endpoint, message: EmailMessage, user: str, password: str) 
             answer=answer,
             message_id=str(message["Message-ID"]),
         )
+
+
+def log_in(endpoint: Endpoint, user: str, password: str) -> Seen:
+    """Log in as `user` and leave again; raises `Problems` as `submit` does."""
+    from cryptography import x509
+
+    with _session(endpoint) as (session, encrypted, address):
+        offered = session.esmtp_features.get("auth", "").upper().split()
+        if "PLAIN" not in offered:
+            raise _problem(_no_auth(endpoint, offered))
+        _log_in(endpoint, session, user, password)
+        session.docmd("QUIT")
+        cipher = encrypted.cipher()
+        certificate = x509.load_der_x509_certificate(encrypted.getpeercert(binary_form=True) or b"")
+        return Seen(
+            address=address,
+            tls_version=encrypted.version() or "",
+            cipher=cipher[0] if cipher else "",
+            issuer=certificate.issuer.rfc4514_string(),
+            expires=certificate.not_valid_after_utc.isoformat(),
+        )
+
+
+@contextmanager
+def _session(endpoint: Endpoint) -> Iterator[tuple[smtplib.SMTP, ssl.SSLSocket, str]]:
+    """An encrypted, greeted session and the server's address; what breaks in it becomes `Problems`."""
+    raw, address = _connect(endpoint)
+    session = smtplib.SMTP(local_hostname=_literal(raw), timeout=ANSWER_SECONDS)
+    try:
+        yield session, _greet(endpoint, session, raw), address
     except ssl.SSLCertVerificationError as error:
         raise _problem(_bad_certificate(endpoint, error)) from None
     except ssl.SSLError as error:
@@ -114,7 +156,7 @@ def submit(endpoint: Endpoint, message: EmailMessage, user: str, password: str) 
 
 def _connect(endpoint: Endpoint) -> tuple[socket.socket, str]:
     failures = []
-    for address in _addresses(endpoint):
+    for address in [endpoint.address] if endpoint.address else addresses(endpoint):
         try:
             return socket.create_connection((address, endpoint.port), CONNECT_SECONDS), address
         except OSError as error:
@@ -122,7 +164,8 @@ def _connect(endpoint: Endpoint) -> tuple[socket.socket, str]:
     raise _problem(_unreachable(endpoint, failures))
 
 
-def _addresses(endpoint: Endpoint) -> list[str]:
+def addresses(endpoint: Endpoint) -> list[str]:
+    """The addresses of the endpoint's name; raises `Problems` when there are none."""
     try:
         if endpoint.resolver:
             found = endpoint.resolver.addresses(endpoint.host)
@@ -249,6 +292,17 @@ def _no_tls(endpoint: Endpoint, found: str) -> Finding:
         found=found,
         why="a password never goes out unencrypted",
         fix="check that nothing between here and the host answers in its place, and that the port is right",
+    )
+
+
+def _no_auth(endpoint: Endpoint, offered: Sequence[str]) -> Finding:
+    return error_about(
+        endpoint,
+        "submission.no-auth",
+        expected="AUTH PLAIN, offered after TLS began",
+        found=f"AUTH {' '.join(offered)}" if offered else "no AUTH at all",
+        why="mail programs and Gmail log in with it",
+        fix="does the port belong to chasquid? 465 and 587 do; port 25 is for other servers",
     )
 
 

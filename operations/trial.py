@@ -61,15 +61,19 @@ class Trial:
             raise Problems("nobody to send as", [_no_password(wanted, list(users))])
         return named[0], users[named[0]]
 
-    def send(self, sender: tuple[str, str], recipient: str, port: int, log: Callable[[str], None]) -> Outcome:
-        """Submit one message; at the lab's receiver wait for its verdict and judge it."""
-        endpoint = submission.Endpoint(
+    def endpoint(self, port: int) -> submission.Endpoint:
+        """The host's port, as everybody outside finds and trusts it."""
+        return submission.Endpoint(
             host=self.host.name,
             port=port,
             implicit_tls=port == submission.IMPLICIT_TLS,
             resolver=Resolver(self.settings.resolver) if self.settings.resolver else None,
             ca_file=self.lab.ca_file if self.lab else None,
         )
+
+    def send(self, sender: tuple[str, str], recipient: str, port: int, log: Callable[[str], None]) -> Outcome:
+        """Submit one message; at the lab's receiver wait for its verdict and judge it."""
+        endpoint = self.endpoint(port)
         user, password = sender
         log(f"handing a message to {endpoint} as {user}")
         message = submission.compose(user, recipient, endpoint, datetime.now(UTC))

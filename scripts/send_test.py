@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send a test message as a user of a stack, and show how it was received."""
+"""Send a test message as a user of a stack and show how it was received; or try what Gmail does; or explain mail."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
 from rich.console import Console
 
-from operations import report
+from operations import report, send_test
 from operations.dns import CouldNotTell
-from operations.trial import Trial, as_json, show
 from standards import names
 from standards.finding import Invalid, Problems
 
@@ -33,20 +32,27 @@ def address(text: str) -> str:
 def arguments() -> argparse.Namespace:
     """What the person wants."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
-    parser.add_argument("--stack", required=True, help="the stack that sends, e.g. dev")
-    parser.add_argument("--to", required=True, type=address, metavar="ADDRESS", help="the receiver, e.g. me@gmail.com")
+    parser.add_argument("--stack", help="the stack that sends, e.g. dev")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--to", type=address, metavar="ADDRESS", help="send to this receiver, e.g. me@gmail.com")
+    what.add_argument(
+        "--as", dest="program", choices=("gmail",), help="log in and confirm as Gmail's Send mail as does"
+    )
+    what.add_argument("--explain", metavar="FILE", help="explain a received message (- for standard input)")
     parser.add_argument("--from", dest="sender", metavar="USER", help="default: the first user with a password")
     parser.add_argument("--port", type=int, choices=(465, 587), default=465, help="465: TLS at once; 587: STARTTLS")
     parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if not chosen.explain and not chosen.stack:
+        parser.error("which stack sends? Say for example --stack prod")
+    return chosen
 
 
 def main() -> int:
-    """Send, wait, judge."""
+    """Do it, print it, judge it."""
     chosen, progress = arguments(), Console(stderr=True)
     try:
-        trial = Trial.of(chosen.stack)
-        outcome = trial.send(trial.user(chosen.sender), chosen.to, chosen.port, progress.print)
+        told, shown, findings = send_test.work(vars(chosen), progress.print)
     except (Problems, CouldNotTell) as trouble:
         progress.print(str(trouble), markup=False, soft_wrap=True)
         if chosen.json:
@@ -55,10 +61,10 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     if chosen.json:
-        print(json.dumps(as_json(outcome), indent=2))
+        print(json.dumps(told, indent=2))
     else:
-        show(Console(), outcome, chosen.to)
-    return report.exit_code(outcome.findings)
+        shown(Console())
+    return report.exit_code(findings)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from operations.dns import CouldNotTell, Resolver
-from operations.submission import Endpoint, compose, submit
+from operations.submission import Endpoint, compose, log_in, submit
 from standards.finding import Problems
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.messages: list[Any] = []
         self.refuse_rcpt = ""
+        self.mechanisms = ["PLAIN", "LOGIN"]
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
         if self.refuse_rcpt:
@@ -113,7 +114,13 @@ class Server:
         self.running = threading.Event()
 
     def _session(self) -> SMTP:
-        options: dict[str, Any] = {"authenticator": self.mailbox.authenticate, "hostname": HOST, "loop": self.loop}
+        without = {"PLAIN", "LOGIN"} - set(self.mailbox.mechanisms)
+        options: dict[str, Any] = {
+            "auth_exclude_mechanism": without,
+            "authenticator": self.mailbox.authenticate,
+            "hostname": HOST,
+            "loop": self.loop,
+        }
         if self.implicit:
             return SMTP(self.mailbox, auth_require_tls=False, **options)
         context = self.context if self.offer else None
@@ -302,3 +309,32 @@ def test_the_literal_of_an_ipv6_connection_is_marked_as_one() -> None:
             return str(ip_address("2001:db8::1")), 1
 
     assert _literal(Connection()) == "[IPv6:2001:db8::1]"
+
+
+@both_ways
+def test_a_login_alone_tells_the_certificate_and_sends_nothing(endpoint: Endpoint, mailbox: Mailbox) -> None:
+    seen = log_in(endpoint, USER, PASSWORD)
+    assert (seen.address, seen.tls_version, seen.issuer) == ("127.0.0.1", "TLSv1.3", "CN=Test CA")
+    assert 0 <= (datetime.fromisoformat(seen.expires) - datetime.now(UTC)).days < 2
+    assert mailbox.messages == []
+
+
+def test_a_login_that_is_refused_is_told_without_the_password(endpoint: Endpoint) -> None:
+    with pytest.raises(Problems) as caught:
+        log_in(endpoint, USER, f"{PASSWORD}!")
+    assert [one.id for one in caught.value.findings] == ["submission.login"]
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_server_without_auth_plain_is_not_blamed_on_the_password(endpoint: Endpoint, mailbox: Mailbox) -> None:
+    mailbox.mechanisms = ["LOGIN"]
+    with pytest.raises(Problems) as caught:
+        log_in(endpoint, USER, PASSWORD)
+    (finding,) = caught.value.findings
+    assert (finding.id, finding.found) == ("submission.no-auth", "AUTH LOGIN")
+
+
+def test_an_address_that_is_given_is_the_only_one_tried(endpoint: Endpoint) -> None:
+    with pytest.raises(Problems) as caught:
+        log_in(replace(endpoint, address="127.0.0.9", port=1), USER, PASSWORD)
+    assert caught.value.findings[0].found.startswith("127.0.0.9: ")

@@ -258,7 +258,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_json_is_alone_on_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: World
 ) -> None:
-    monkeypatch.setattr(send_test.Trial, "of", lambda _: make())
+    monkeypatch.setattr(Trial, "of", lambda _: make())
     world.findings = [finding()]
     assert run_script(monkeypatch, "--stack", "dev", "--to", "check@receiver.test", "--json") == 2
     captured = capsys.readouterr()
@@ -267,7 +267,7 @@ def test_json_is_alone_on_stdout(
 
 
 def test_a_wished_user_and_port_are_used(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    monkeypatch.setattr(send_test.Trial, "of", lambda _: make(lab=None))
+    monkeypatch.setattr(Trial, "of", lambda _: make(lab=None))
     wishes = ("--from", "bob@example.test", "--port", "587")
     assert run_script(monkeypatch, "--stack", "dev", "--to", "me@gmail.com", *wishes) == 0
     assert world.login == ("bob@example.test", "canary-bob-0123456")
@@ -279,7 +279,7 @@ def test_trouble_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def missing(_: str) -> Trial:
         raise Problems("stack x cannot be read", [finding(finding_id="stack.missing")])
 
-    monkeypatch.setattr(send_test.Trial, "of", missing)
+    monkeypatch.setattr(Trial, "of", missing)
     assert run_script(monkeypatch, "--stack", "x", "--to", "me@gmail.com", "--json") == 3
     captured = capsys.readouterr()
     assert json.loads(captured.out)["findings"][0]["id"] == "stack.missing"
