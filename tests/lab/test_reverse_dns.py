@@ -16,7 +16,7 @@ from cryptography import x509
 from lab.internet import client as internet
 from lab.internet.names import CONTABO, HETZNER_TOKEN
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, HOST, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ CANARIES = (CONTABO["clientSecret"], CONTABO["apiPassword"], HETZNER_TOKEN)
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """A VPS with the reverse DNS it is sold with: the provider's name over IPv4, none over IPv6."""
-    vps = lab.fresh_vps(octet=60)
+    vps = lab.fresh_vps(octet=60, installed=INSTALLED)
     plan = lab.plan
     made = Stack(lab, vps, contabo={**CONTABO, "apiUrl": plan.contabo_api, "authUrl": plan.contabo_login})
     made.settings["mailroom:hosts"][0]["reverseDns"] = {"provider": "contabo"}
