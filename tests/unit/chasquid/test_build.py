@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
