@@ -1,0 +1,173 @@
+"""A reader of docs/guide.md: every command in it, in its order, as it is written, from a bare machine to a destroy.
+
+Only names and addresses are the lab's, and what every lab needs is added: its DNS, its ACME CA, its API.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from lab.folders import CHECKOUT, Folders
+from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN
+from lab.shell import wait_until
+from operations import new_stack, stacks
+from tests.lab.program import DOMAIN, HOST, INSTALLED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lab.client import Lab, Vps
+
+STACK = "lab-guide"  # its file name is one that git ignores
+STEP = re.compile(r"^## (?:(\d+)\. )?", re.MULTILINE)
+TARGET = "alice@receiver.test"
+
+
+@dataclass
+class Reader:
+    """Types commands in the checkout and remembers what they said."""
+
+    lab: Lab
+    vps: Vps
+    home: Path
+    said: list[tuple[str, str]] = field(default_factory=list)
+
+    def commands(self) -> Iterator[str]:
+        text = (CHECKOUT / "docs" / "guide.md").read_text(encoding="utf-8")
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            yield from block.strip().splitlines()
+
+    def here(self, command: str) -> str:
+        """The command with the lab's names for those of the documentation."""
+        names = {
+            r"example\.com": DOMAIN, r"192\.0\.2\.10": self.vps.ipv4, r"2001:db8::10": str(self.vps.ipv6),
+            r"someone@gmail\.com": TARGET, r"\bprod\b": STACK, "age1yours": self.recipient(),
+            **{rf"(?<![\w.]){name}\b": str(self.home / name) for name in
+               (r"api.token", r"acme.token", r"backup.key", r"backups", r"message.eml")},
+        }  # fmt: skip
+        for pattern, text in names.items():
+            command = re.sub(pattern, text, command)
+        return command
+
+    def recipient(self) -> str:
+        try:
+            return re.findall(r"age1[a-z0-9]+", (self.home / "backup.key").read_text())[0]
+        except (OSError, IndexError):
+            return "age1yours"
+
+    def typed(self, command: str) -> tuple[str, str]:
+        """As the lab needs it, and how many of its exit statuses are fine."""
+        plan, typed = self.lab.plan, self.here(command)
+        if command.startswith("scripts/new_stack.py"):
+            typed += f" --directory {plan.acme_directory} --base-url {plan.cloudflare_api} --backend file://{self.home}"
+        if command.startswith("scripts/preflight.py"):
+            typed += f" --resolver {plan.resolver.ipv4} --receiver mx.receiver.test --receiver mx.colleagues.test"
+        if command.startswith(("pulumi up", "pulumi destroy")):
+            typed += " --yes --skip-preview"
+        return typed, "0 1" if command.startswith(("scripts/preflight.py", "scripts/status.py")) else "0"
+
+    def run(self, command: str) -> str:
+        """Type one line; it has to succeed, with warnings at most."""
+        typed, fine = self.typed(command)
+        program, environment = stacks.command(STACK)
+        shell = f'pulumi() {{ {shlex.quote(program)} "$@"; }}; {typed}'
+        process = subprocess.Popen(
+            ["bash", "-o", "pipefail", "-c", shell],
+            cwd=CHECKOUT, env=environment, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        if "--follow" in command:  # until Ctrl-C
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.communicate(timeout=4)
+            os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=600)
+        assert str(process.returncode) in fine.split(), f"{command}\n{said}"
+        self.said.append((command, said))
+        return said
+
+
+@pytest.fixture(scope="module")
+def reader(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """Two tokens, an SSH agent, a machine that was just ordered, and nothing else."""
+    home = tmp_path_factory.mktemp("guide")
+    vps = lab.fresh_vps(octet=87, installed=INSTALLED)
+    for address in (vps.ipv4, str(vps.ipv6)):
+        lab.set_ptr(address, HOST)
+    (home / "api.token").write_text(CLOUDFLARE_TOKEN)
+    (home / "acme.token").write_text(ACME_TOKEN)
+    (home / "backups").mkdir()
+    socket = home / "agent"
+    with (
+        subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as agent,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            assert wait_until(socket.exists, timeout=5)
+            patch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+            patch.setenv("HOME", str(home))
+            patch.setenv("SSH_AUTH_SOCK", str(socket))
+            patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+            for name in ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
+                patch.delenv(name, raising=False)
+            subprocess.run(["ssh-add", "-q", str(Folders(lab.name).ssh_key)], check=True)
+            yield Reader(lab, vps, home)
+        finally:
+            agent.terminate()
+            new_stack.path_of(STACK).unlink(missing_ok=True)
+            lab.remove_vps(vps)
+
+
+def like_every_stack_of_a_lab(reader: Reader) -> None:
+    """Its resolver, and the CA that its ACME directory's own HTTPS is certified by."""
+    path = new_stack.path_of(STACK)
+    config = reader.lab.stack_config(reader.vps)
+    acme = config["mailroom:acme"]
+    assert isinstance(acme, dict)
+    text = path.read_text()
+    for key in ("caFile", "propagationSeconds"):
+        text = text.replace("  mailroom:acme:\n", f"  mailroom:acme:\n    {key}: {acme[key]}\n")
+    text = text.replace("config:\n", f"config:\n  mailroom:resolver: {config['mailroom:resolver']}\n")
+    path.write_text(text)
+    assert yaml.safe_load(text)["config"]["mailroom:acme"]["caFile"]
+
+
+def arrived(reader: Reader) -> None:
+    """What *Download original* gives: the newest message, as it lies at the receiver."""
+    newest = max(Path(stacks_mail_dir(reader)).glob("*.eml"), key=lambda path: path.stat().st_mtime)
+    (reader.home / "message.eml").write_bytes(newest.read_bytes())
+
+
+def stacks_mail_dir(reader: Reader) -> str:
+    return str(Folders(reader.lab.name).mail)
+
+
+BEFORE: dict[str, Callable[[Reader], None]] = {"scripts/send_test.py --explain": arrived}
+AFTER: dict[str, Callable[[Reader], None]] = {"scripts/new_stack.py": like_every_stack_of_a_lab}
+
+
+def test_every_command_of_the_guide_works_as_it_is_written(reader: Reader) -> None:
+    for command in reader.commands():
+        for start, action in BEFORE.items():
+            if command.startswith(start):
+                action(reader)
+        reader.run(command)
+        for start, action in AFTER.items():
+            if command.startswith(start):
+                action(reader)
+    said = dict(reader.said)
+    told = "\n".join(said.values())
+    assert "hostKey" in next(text for command, text in reader.said if "--pin" in command)
+    assert "DKIM" in next(text for command, text in reader.said if "--explain" in command)
+    secrets = [CLOUDFLARE_TOKEN, ACME_TOKEN, stacks.passphrase_file(STACK).read_text().strip()]
+    assert [secret for secret in secrets if secret in told] == []
