@@ -56,6 +56,15 @@ class Completed:
     stderr: str
 
 
+@dataclass(frozen=True)
+class Met:
+    """What a command left behind on a host whose key nobody has confirmed yet, and that key."""
+
+    done: Completed
+    host_key: str
+    fingerprint: str
+
+
 class _NotYet(Exception):  # noqa: N818  (a host that boots is no error)
     """The host may answer later; carries what to say if it does not."""
 
@@ -80,7 +89,7 @@ def run(
     started = time.monotonic()
     while True:
         try:
-            return asyncio.run(_run_once(target, command, input, timeout))
+            return asyncio.run(_run_once(target, command, input, timeout))[0]
         except _NotYet as reason:
             if time.monotonic() - started + PAUSE_SECONDS >= wait:
                 tried = time.monotonic() - started
@@ -88,10 +97,28 @@ def run(
         time.sleep(PAUSE_SECONDS)
 
 
-async def _run_once(target: Target, command: str, input_: str | None, timeout: float) -> Completed:
+def meet(target: Target, command: str, input: str | None = None, timeout: float = 60) -> Met:  # noqa: A002
+    """Run `command` on a host whatever its ed25519 key is, and say which key that was; one try.
+
+    For a first look: it logs in with a key of the operator's, which tells the host nothing it could use (the
+    signature is bound to the session), and `input` must hold no secret. Raises `Problems` as `run` does.
+    """
+    try:
+        done, key = asyncio.run(_run_once(target, command, input, timeout, pinned=False))
+    except _NotYet as reason:
+        raise _problem(reason.finding) from None
+    if key is None:
+        raise _problem(_broken(target, "the host showed no key"))
+    return Met(done, key.export_public_key().decode().strip(), key.get_fingerprint())
+
+
+async def _run_once(
+    target: Target, command: str, input_: str | None, timeout: float, *, pinned: bool = True
+) -> tuple[Completed, asyncssh.SSHKey | None]:
     import asyncssh
 
-    async with _keys(target) as (keys, tried), await _connect(target, keys, tried) as connection:
+    async with _keys(target) as (keys, tried), await _connect(target, keys, tried, pinned=pinned) as connection:
+        key = connection.get_server_host_key()
         try:
             # asyncssh closes stdin after input only when there is some.
             stdin = asyncssh.PIPE if input_ else asyncssh.DEVNULL
@@ -106,17 +133,17 @@ async def _run_once(target: Target, command: str, input_: str | None, timeout: f
     result = Completed(done.returncode, str(done.stdout or ""), str(done.stderr or ""))
     if target.sudo and result.exit_status and result.stderr.startswith("sudo: "):
         raise _problem(_no_sudo(target, result.stderr))
-    return result
+    return result, key
 
 
 def _with_rights(target: Target, command: str) -> str:
     return f"sudo -n -- sh -c {shlex.quote(command)}" if target.sudo else command
 
 
-async def _connect(target: Target, keys: _Keys, tried: str) -> asyncssh.SSHClientConnection:
+async def _connect(target: Target, keys: _Keys, tried: str, *, pinned: bool = True) -> asyncssh.SSHClientConnection:
     import asyncssh
 
-    pinned = asyncssh.import_public_key(target.host_key)
+    expected = asyncssh.import_public_key(target.host_key) if pinned else None
     offered: list[asyncssh.SSHKey] = []
 
     class Client(asyncssh.SSHClient):
@@ -133,13 +160,14 @@ async def _connect(target: Target, keys: _Keys, tried: str) -> asyncssh.SSHClien
             client_keys=keys or None,
             agent_path=None,
             config=None,
-            known_hosts=([pinned], [], []),  # and no key of another type is asked for
+            known_hosts=([expected], [], []) if expected else None,
+            server_host_key_algs=[ED25519],
             preferred_auth="publickey",
             connect_timeout=CONNECT_SECONDS,
             keepalive_interval=15,
         )
     except asyncssh.HostKeyNotVerifiable:
-        raise _problem(_wrong_key(target, pinned, offered[0])) from None
+        raise _problem(_wrong_key(target, target.host_key, offered[0])) from None
     except asyncssh.KeyExchangeFailed as error:
         raise _problem(_no_ed25519(target, _one_line(error))) from None
     except asyncssh.PermissionDenied:
@@ -239,11 +267,18 @@ def _refused(target: Target) -> Finding:
     )
 
 
-def _wrong_key(target: Target, pinned: asyncssh.SSHKey, offered: asyncssh.SSHKey) -> Finding:
+def fingerprint(host_key: str) -> str:
+    """The SHA256 fingerprint of a key line, as `ssh-keygen -lf` shows it."""
+    import asyncssh
+
+    return asyncssh.import_public_key(host_key).get_fingerprint()
+
+
+def _wrong_key(target: Target, pinned: str, offered: asyncssh.SSHKey) -> Finding:
     return error_about(
         target,
         "ssh.wrong-host-key",
-        expected=f"host key {pinned.get_fingerprint()} (mailroom:hosts[..].hostKey)",
+        expected=f"host key {fingerprint(pinned)} (mailroom:hosts[..].hostKey)",
         found=f"host key {offered.get_fingerprint()}",
         why="another machine, a machine installed again, or somebody in between who would get our secrets",
         fix="compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` in the provider's console; only "

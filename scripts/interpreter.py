@@ -9,5 +9,6 @@ from pathlib import Path
 VENV = Path(__file__).resolve().parent.parent / ".venv"
 PYTHON = VENV / "bin" / "python"
 
-if Path(sys.prefix).resolve() != VENV and PYTHON.exists():
+# Resolved on both sides: where .venv is a link, the paths would differ for ever.
+if Path(sys.prefix).resolve() != VENV.resolve() and PYTHON.exists():
     os.execv(PYTHON, [str(PYTHON), *sys.orig_argv[1:]])  # noqa: S606

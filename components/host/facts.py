@@ -17,7 +17,15 @@ import subprocess
 import time
 
 MAIL_PORTS = (25, 465, 587)
-DPKG_LOCK = "/var/lib/dpkg/lock-frontend"
+# The four that prepare.py waits for.
+APT_LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/cache/apt/archives/lock",
+)
+CLOUD_INIT = "/run/cloud-init"
+DMI = "/sys/class/dmi/id"
 # Mail servers that do not say `Provides: mail-transport-agent` in every release.
 ALSO_MTAS = ("chasquid",)
 
@@ -89,12 +97,14 @@ def listeners(ss: str | None) -> list[dict[str, object]] | None:
         if not port.isdigit() or int(port) not in MAIL_PORTS:
             continue
         users = re.search(r'\(\("([^"]*)",pid=(\d+)', line)
+        exe = executable(users.group(2)) if users else None
         found.append(
             {
                 "port": int(port),
                 "address": address.strip("[]"),
                 "process": users.group(1) if users else None,
-                "exe": executable(users.group(2)) if users else None,
+                "exe": exe,
+                "package": package(exe) if exe else None,
             }
         )
     return found
@@ -106,6 +116,11 @@ def executable(pid: str) -> str | None:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return None
+
+
+def package(exe: str) -> str | None:
+    """The package that a program file came with, if any."""
+    return (output_of("dpkg-query", "-S", exe) or "").partition(":")[0] or None
 
 
 def mtas(packages: str | None) -> list[str] | None:
@@ -142,6 +157,16 @@ def lock_holder(path: str) -> dict[str, object] | None:
     return {"pid": pid, "process": read(f"/proc/{pid}/comm").strip() or None}
 
 
+def cloud_init(folder: str = CLOUD_INIT) -> str | None:
+    """Whether this boot's cloud-init is still at work: "running", "done", or None where there is none.
+
+    Its generator writes `enabled`, its last stage `result.json`, and a boot begins with neither.
+    """
+    if not os.path.exists(folder + "/enabled"):
+        return None
+    return "done" if os.path.exists(folder + "/result.json") else "running"
+
+
 def facts() -> dict[str, object]:
     """Everything the gate wants to know about this host."""
     release = os_release(read("/etc/os-release"))
@@ -162,7 +187,9 @@ def facts() -> dict[str, object]:
         "listeners": listeners(output_of("ss", "-H", "-ltnp")),
         "mtas": mtas(output_of("dpkg-query", "-W", "-f", "${db:Status-Abbrev}\t${Package}\t${Provides}\n")),
         "addresses": addresses(output_of("ip", "-o", "address", "show", "scope", "global")),
-        "apt_lock": lock_holder(DPKG_LOCK),
+        "apt_lock": next(filter(None, map(lock_holder, APT_LOCKS)), None),
+        "cloud_init": cloud_init(),
+        "hardware": [read(f"{DMI}/{name}").strip() for name in ("sys_vendor", "chassis_asset_tag")],
         "python": platform.python_version(),
         "time": time.time(),  # last: the closest to the moment the answer arrives
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
-from standards.finding import Finding, Problems, error_about
+from standards.finding import Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,14 +48,14 @@ class HostGateProvider(Provider):
 
     def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
         """Return the name and version of the host's operating system as `os`."""
-        from components.host.requirements import judge
+        from components.host.requirements import judge, unreadable
         from operations import ssh
 
         host, target = _login(inputs)
         progress(f"checking host {host.name} at {target.address}")
         answer = ssh.run(target, "python3 -", input=FACTS.read_text(encoding="utf-8"), wait=20)
         if answer.exit_status:
-            raise Problems(f"{host.name} cannot be read; nothing was changed", [_unreadable(host, answer.stderr)])
+            raise Problems(f"{host.name} cannot be read; nothing was changed", [unreadable(host, answer.stderr)])
         facts = json.loads(answer.stdout)
         findings = judge(facts, host, time.time())
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -65,18 +65,6 @@ class HostGateProvider(Provider):
         if errors:
             raise Problems(f"{host.name} does not fit; nothing was changed", errors)
         return {"os": f"{facts['os_id']} {facts['os_version']}"}
-
-
-def _unreadable(host: HostSettings, said: str) -> Finding:
-    lines = said.strip().splitlines() or ["no message"]
-    return error_about(
-        host.name,
-        "host-unreadable",
-        expected="a host that runs python3, such as Debian or Ubuntu as installed",
-        found=f"its facts cannot be read ({lines[-1][:200]})",
-        why="nothing is changed on a host that was not looked at first",
-        fix="log in and install it: apt-get install python3-minimal",
-    )
 
 
 class AccessProvider(Provider):

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from standards.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from components.settings import HostSettings
-
     Facts = Mapping[str, Any]
+
+
+class Wanted(Protocol):
+    """What is asked of a host: an entry of mailroom:hosts, or what preflight knows of a host without one."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def address(self) -> str: ...  # noqa: D102
+    @property
+    def arch(self) -> str | None: ...  # noqa: D102
+    @property
+    def ipv4(self) -> str | None: ...  # noqa: D102
+    @property
+    def ipv6(self) -> str | None: ...  # noqa: D102
+    @property
+    def ipv6_outbound(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ CLOCK_TOLERANCE = 60  # seconds
 DISK_MB = 500
 MEMORY_MB = 256
 PYTHON = (3, 10)  # what Ubuntu 22.04 has
+ARCHITECTURES = ("amd64", "arm64")
 PORTS = {25: "SMTP", 465: "submission over TLS", 587: "submission"}
 OUR_PROGRAM = "/usr/local/lib/mailroom/chasquid/"
 # RFC 1918 and RFC 6598; `is_private` would also count documentation addresses.
@@ -45,10 +61,16 @@ UNIQUE_LOCAL = ip_network("fc00::/7")  # RFC 4193
 SEND_ONLY = frozenset({"dma", "esmtp-run", "lsb-invalid-mta", "msmtp-mta", "nullmailer", "ssmtp"})
 
 
-def judge(facts: Facts, host: HostSettings, now: float) -> list[Finding]:
-    """Every reason why `host` does not fit, and notes; `now` is the operator's clock on arrival."""
+def judge(facts: Facts, host: Wanted, now: float) -> list[Finding]:
+    """Every reason why `host` does not fit, and notes; `now` is the operator's clock on arrival.
+
+    Of a host that runs something else than we support nothing more is said, and no other fact is needed.
+    """
+    system = list(_operating_system(facts, host))
+    if not is_supported(facts):
+        return system
     return [
-        *_operating_system(facts, host),
+        *system,
         *_rights(facts, host),
         *_clock(facts, host, now),
         *_room(facts, host),
@@ -57,17 +79,38 @@ def judge(facts: Facts, host: HostSettings, now: float) -> list[Finding]:
         *_address(facts, host, host.ipv4),
         *_address(facts, host, host.ipv6),
         *_other_way_out(facts, host),
+        *_first_boot(facts, host),
         *_package_manager(facts, host),
     ]
 
 
-def _finding(host: HostSettings, severity: Severity, check: str, **text: str) -> Finding:
-    return Finding(severity=severity, id=f"host-{check}", subject=f"{host.name} ({host.address})", **text)
+def _finding(host: Wanted, severity: Severity, check: str, **text: str) -> Finding:
+    subject = host.address if host.name == host.address else f"{host.name} ({host.address})"
+    return Finding(severity=severity, id=f"host-{check}", subject=subject, **text)
 
 
-def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def unreadable(host: Wanted, said: str) -> Finding:
+    """A host on which facts.py did not run; `said` is what it wrote on standard error."""
+    lines = said.strip().splitlines() or ["no message"]
+    return _finding(
+        host,
+        "error",
+        "unreadable",
+        expected="a host that runs python3, such as Debian or Ubuntu as installed",
+        found=f"its facts cannot be read ({lines[-1][:200]})",
+        why="nothing is changed on a host that was not looked at first",
+        fix="log in and install it: apt-get install python3-minimal",
+    )
+
+
+def is_supported(facts: Facts) -> bool:
+    """Whether our scripts know the operating system: until then a host may be its provider's installer."""
+    return any((facts["os_id"], facts["os_version"]) == (known.id, known.version) for known in SUPPORTED)
+
+
+def _operating_system(facts: Facts, host: Wanted) -> Iterator[Finding]:
     """The release, its architecture and its init system."""
-    if not any((facts["os_id"], facts["os_version"]) == (known.id, known.version) for known in SUPPORTED):
+    if not is_supported(facts):
         yield _finding(
             host,
             "error",
@@ -78,15 +121,17 @@ def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
             fix="reinstall the host with one of them, or wait if the provider is still installing it",
         )
         return  # what follows would only restate it
-    if facts["arch"] != host.arch:
+    if facts["arch"] != host.arch and (host.arch or facts["arch"] not in ARCHITECTURES):
         yield _finding(
             host,
             "error",
             "arch",
-            expected=f"{host.arch}, as `arch` of this host says",
+            expected=f"{host.arch}, as `arch` of this host says" if host.arch else " or ".join(ARCHITECTURES),
             found=f"its architecture is {facts['arch']}",
             why="the mail server is uploaded as a binary for one architecture",
-            fix=f"set `arch: {facts['arch']}` for this host in mailroom:hosts (amd64 and arm64 are possible)",
+            fix=f"set `arch: {facts['arch']}` for this host in mailroom:hosts (amd64 and arm64 are possible)"
+            if facts["arch"] in ARCHITECTURES
+            else "take a machine with one of these",
         )
     if not facts["systemd"]:
         yield _finding(
@@ -110,7 +155,7 @@ def _operating_system(facts: Facts, host: HostSettings) -> Iterator[Finding]:
         )
 
 
-def _rights(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def _rights(facts: Facts, host: Wanted) -> Iterator[Finding]:
     if not facts["root"] and not facts["sudo"]:
         yield _finding(
             host,
@@ -123,7 +168,7 @@ def _rights(facts: Facts, host: HostSettings) -> Iterator[Finding]:
         )
 
 
-def _clock(facts: Facts, host: HostSettings, now: float) -> Iterator[Finding]:
+def _clock(facts: Facts, host: Wanted, now: float) -> Iterator[Finding]:
     ahead = facts["time"] - now
     if abs(ahead) > CLOCK_TOLERANCE:
         yield _finding(
@@ -137,7 +182,7 @@ def _clock(facts: Facts, host: HostSettings, now: float) -> Iterator[Finding]:
         )
 
 
-def _room(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def _room(facts: Facts, host: Wanted) -> Iterator[Finding]:
     if facts["disk_free_mb"] < DISK_MB:
         yield _finding(
             host,
@@ -160,16 +205,26 @@ def _room(facts: Facts, host: HostSettings) -> Iterator[Finding]:
         )
 
 
-def _holders(facts: Facts) -> dict[str, list[int]]:
-    """Name of a foreign process -> the mail ports it holds."""
-    found: dict[str, set[int]] = {}
+def _holders(facts: Facts) -> dict[tuple[str, str | None], list[int]]:
+    """A foreign process and its package -> the mail ports it holds."""
+    found: dict[tuple[str, str | None], set[int]] = {}
     for listener in facts["listeners"] or []:
         if not str(listener["exe"] or "").startswith(OUR_PROGRAM):
-            found.setdefault(listener["process"] or "an unknown process", set()).add(listener["port"])
-    return {process: sorted(ports) for process, ports in sorted(found.items())}
+            who = (listener["process"] or "an unknown process", listener.get("package"))
+            found.setdefault(who, set()).add(listener["port"])
+    return {who: sorted(ports) for who, ports in sorted(found.items(), key=str)}
 
 
-def _mail_servers(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def _removal(process: str, package: str | None, port: int) -> str:
+    """How to free a port that a foreign process holds."""
+    if process == "docker-proxy":
+        return f"find the container with `docker ps --filter publish={port}`, then: docker rm --force ITS-NAME"
+    if package:
+        return f"if nothing else needs it, on the host: apt-get purge {package}"
+    return f"find it with `ss -ltnp 'sport = :{port}'`, stop and remove it"
+
+
+def _mail_servers(facts: Facts, host: Wanted) -> Iterator[Finding]:
     for package in facts["mtas"] or []:
         if package in SEND_ONLY:
             continue
@@ -184,7 +239,7 @@ def _mail_servers(facts: Facts, host: HostSettings) -> Iterator[Finding]:
         )
 
 
-def _ports(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def _ports(facts: Facts, host: Wanted) -> Iterator[Finding]:
     if facts["listeners"] is None:
         yield _finding(
             host,
@@ -195,7 +250,7 @@ def _ports(facts: Facts, host: HostSettings) -> Iterator[Finding]:
             why="our mail server needs these ports",
             fix="on the host: apt-get install iproute2",
         )
-    for process, ports in _holders(facts).items():
+    for (process, package), ports in _holders(facts).items():
         held = ", ".join(f"{port} ({PORTS[port]})" for port in ports)
         yield _finding(
             host,
@@ -204,11 +259,11 @@ def _ports(facts: Facts, host: HostSettings) -> Iterator[Finding]:
             expected="ports 25, 465 and 587 free, or held by the chasquid of this project",
             found=f"{process} listens on {held}",
             why="our mail server needs these ports",
-            fix=f"find it with `ss -ltnp 'sport = :{ports[0]}'`, stop and remove it",
+            fix=_removal(process, package, ports[0]),
         )
 
 
-def _address(facts: Facts, host: HostSettings, wanted: str | None) -> Iterator[Finding]:
+def _address(facts: Facts, host: Wanted, wanted: str | None) -> Iterator[Finding]:
     """Whether an address of the settings is on an interface; behind 1:1 NAT a public IPv4 address is not."""
     if wanted is None or facts["addresses"] is None:
         return
@@ -218,7 +273,7 @@ def _address(facts: Facts, host: HostSettings, wanted: str | None) -> Iterator[F
     if ip_address(wanted) in family:
         return
     seen = ", ".join(map(str, family)) or "none"
-    behind_nat = version == 4 and family and all(_is_behind_nat(address) for address in family)  # noqa: PLR2004
+    behind_nat = version == 4 and family and all(is_behind_nat(address) for address in family)  # noqa: PLR2004
     yield _finding(
         host,
         "note" if behind_nat else "error",
@@ -232,7 +287,7 @@ def _address(facts: Facts, host: HostSettings, wanted: str | None) -> Iterator[F
     )
 
 
-def _other_way_out(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def _other_way_out(facts: Facts, host: Wanted) -> Iterator[Finding]:
     """An IPv6 address that SPF, AAAA and PTR do not know, and nobody said that no mail may leave from it.
 
     Go prefers IPv6; with ipv6Outbound off the packet filter refuses it, and Go takes IPv4 at once.
@@ -240,7 +295,7 @@ def _other_way_out(facts: Facts, host: HostSettings) -> Iterator[Finding]:
     if facts["addresses"] is None or host.ipv6 or not host.ipv6_outbound:
         return
     own = [ip_address(text) for group in facts["addresses"].values() for text in group]
-    routed = [address for address in own if address.version == 6 and not _stays_inside(address)]  # noqa: PLR2004
+    routed = [address for address in own if address.version == 6 and not stays_inside(address)]  # noqa: PLR2004
     if routed:
         yield _finding(
             host,
@@ -253,16 +308,31 @@ def _other_way_out(facts: Facts, host: HostSettings) -> Iterator[Finding]:
         )
 
 
-def _stays_inside(address: IPv4Address | IPv6Address) -> bool:
+def stays_inside(address: IPv4Address | IPv6Address) -> bool:
     """Link-local, loopback and unique local addresses reach no receiver."""
     return address.is_link_local or address.is_loopback or address in UNIQUE_LOCAL
 
 
-def _is_behind_nat(address: IPv4Address | IPv6Address) -> bool:
+def is_behind_nat(address: IPv4Address | IPv6Address) -> bool:
+    """Whether others see another address instead of this one."""
     return any(address in network for network in TRANSLATED)
 
 
-def _package_manager(facts: Facts, host: HostSettings) -> Iterator[Finding]:
+def _first_boot(facts: Facts, host: Wanted) -> Iterator[Finding]:
+    """Whether cloud-init is still setting the host up; facts of an older run may not say."""
+    if facts.get("cloud_init") == "running":
+        yield _finding(
+            host,
+            "note",
+            "cloud-init",
+            expected="a host whose first boot is over",
+            found="cloud-init is still at work",
+            why="it may install packages, write settings and start the host again",
+            fix="scripts/preflight.py ADDRESS --wait waits until it is done",
+        )
+
+
+def _package_manager(facts: Facts, host: Wanted) -> Iterator[Finding]:
     if facts["apt_lock"] is not None:
         holder = facts["apt_lock"]
         yield _finding(

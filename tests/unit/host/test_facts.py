@@ -72,8 +72,8 @@ def test_only_listeners_on_mail_ports_are_reported_with_their_process() -> None:
         "LISTEN 0 128 127.0.0.1:2525 0.0.0.0:*\n"
     )
     assert facts.listeners(text) == [
-        {"port": 25, "address": "0.0.0.0", "process": "exim4", "exe": None},
-        {"port": 587, "address": "::", "process": None, "exe": None},
+        {"port": 25, "address": "0.0.0.0", "process": "exim4", "exe": None, "package": None},
+        {"port": 587, "address": "::", "process": None, "exe": None, "package": None},
     ]
 
 
