@@ -2,7 +2,7 @@
 """Tries mail ports from the host itself, or listens on them for a moment; runs on the host, leaves nothing behind.
 
     reach.py out SERVER...            connects to port 25 of each address of each server
-    reach.py listen WORD SECONDS      answers WORD on the mail ports that are free, then ends
+    reach.py listen WORD SECONDS 4 6  answers WORD on the mail ports that are free, over IPv4 and IPv6, then ends
 
 It meets machines nobody has prepared: only what Debian's python3-minimal ships, Python 3.7. Prints one JSON document.
 """
@@ -40,7 +40,7 @@ def to_json(value: object) -> str:
 
 def outcome_of(error: OSError) -> str:
     """One word for a connection that did not come about; other errors in the system's own words."""
-    if isinstance(error, socket.timeout):
+    if isinstance(error, (socket.timeout, TimeoutError)):  # two types until Python 3.10
         return "silent"
     if isinstance(error, ConnectionRefusedError):
         return "refused"
@@ -129,15 +129,16 @@ def become_sender() -> str:
 class Listener:
     """The mail ports that are free, for a moment."""
 
-    def __init__(self, word: str) -> None:
+    def __init__(self, word: str, versions: list[int]) -> None:
         self.word = word.encode()
+        self.families = {family: number for family, number in FAMILIES.items() if number in versions}
         self.open: dict[tuple[int, int], socket.socket] = {}
         self.refused: dict[tuple[int, int], str] = {}
         self.served: set[tuple[int, int]] = set()
 
     def bind(self) -> None:
         """Take what is free; a family that the host does not have is left out."""
-        for family, number in FAMILIES.items():
+        for family, number in self.families.items():
             for port in MAIL_PORTS:
                 try:
                     server = socket.socket(family, socket.SOCK_STREAM)
@@ -184,10 +185,10 @@ class Listener:
                 return
 
 
-def listen(word: str, seconds: int) -> dict[str, object]:
+def listen(word: str, seconds: int, versions: list[int]) -> dict[str, object]:
     """Listen for that long at most, whatever happens: the kernel's alarm ends us otherwise."""
     signal.alarm(seconds + 5)
-    listener = Listener(word)
+    listener = Listener(word, versions)
     listener.bind()
     listener.serve(seconds)
     named = {f"{family}/{port}": why for (family, port), why in listener.refused.items()}
@@ -198,4 +199,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["out"]:
         print(to_json(out(sys.argv[2:])))
     else:
-        print(to_json(listen(sys.argv[2], int(sys.argv[3]))))
+        print(to_json(listen(sys.argv[2], int(sys.argv[3]), [int(each) for each in sys.argv[4:]])))

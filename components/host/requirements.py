@@ -215,12 +215,15 @@ def _holders(facts: Facts) -> dict[tuple[str, str | None], list[int]]:
     return {who: sorted(ports) for who, ports in sorted(found.items(), key=str)}
 
 
-def _removal(process: str, package: str | None, port: int) -> str:
-    """How to free a port that a foreign process holds."""
+def _removal(process: str, package: str | None, port: int, facts: Facts) -> str:
+    """How to free a port that a foreign process holds; a package is named only when it is a mail server's.
+
+    The program may be an interpreter that runs somebody's script, and that package holds the system together.
+    """
     if process == "docker-proxy":
         return f"find the container with `docker ps --filter publish={port}`, then: docker rm --force ITS-NAME"
-    if package:
-        return f"if nothing else needs it, on the host: apt-get purge {package}"
+    if package in (facts["mtas"] or []):
+        return f"save its mail if there is any, then on the host: apt-get purge {package}"
     return f"find it with `ss -ltnp 'sport = :{port}'`, stop and remove it"
 
 
@@ -259,7 +262,7 @@ def _ports(facts: Facts, host: Wanted) -> Iterator[Finding]:
             expected="ports 25, 465 and 587 free, or held by the chasquid of this project",
             found=f"{process} listens on {held}",
             why="our mail server needs these ports",
-            fix=_removal(process, package, ports[0]),
+            fix=_removal(process, package, ports[0], facts),
         )
 
 

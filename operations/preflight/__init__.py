@@ -209,12 +209,20 @@ def _references(receivers: Sequence[str], resolver: dns.Resolver) -> dict[int, s
     found: dict[int, str] = {}
     for name in receivers:
         try:
-            addresses = resolver.addresses(name)
+            addresses = [name] if _is_address(name) else resolver.addresses(name)
         except dns.CouldNotTell:
             continue
         for address in addresses:
             found.setdefault(ip_address(address).version, address)
     return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(file: StackFile | None, key: str) -> str | None:

@@ -8,6 +8,7 @@ import shlex
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,9 @@ def inbound(target: Target, addresses: Sequence[str], receivers: Mapping[int, st
     """
     word = secrets.token_hex(8)
     with ThreadPoolExecutor(max_workers=16) as pool:
-        listening = pool.submit(ssh.run, target, f"python3 - listen {word} {LISTEN_SECONDS}", SCRIPT, timeout=60)
+        versions = " ".join(sorted({str(ip_address(address).version) for address in addresses}))
+        command = f"python3 - listen {word} {LISTEN_SECONDS} {versions}"
+        listening = pool.submit(ssh.run, target, command, SCRIPT, timeout=60)
         tries = {
             (address, port): pool.submit(_knock_until, listening, address, port, word)
             for address in addresses

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from standards.finding import Problems, error_about
+from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ class StackFile:
 
     def entry(self, address: str) -> dict[str, Any] | None:
         """The host with this address."""
-        return next((host for host in self.hosts if address in (host.get("ipv4"), host.get("ipv6"))), None)
+        return next((host for host in self.hosts if _has(host, address)), None)
 
     def pin(self, address: str, host_key: str) -> None:
         """Write the host's key into the file, in one rename; raises `Problems` where its layout is beyond us."""
@@ -63,6 +63,10 @@ class StackFile:
             os.fsync(new.fileno())
         shutil.copymode(path, new.name)
         Path(new.name).replace(path)
+
+
+def _has(host: Mapping[str, Any], address: str) -> bool:
+    return address in {host.get("ipv4"), host.get("ipv6")}
 
 
 def of_stack(stack: str, checkout: Path) -> StackFile:
@@ -97,10 +101,10 @@ def with_host_key(text: str, address: str, host_key: str) -> str | None:
         after = yaml.safe_load(changed)
     except yaml.YAMLError:
         return None
-    for host in before["config"][HOSTS]:
-        if isinstance(host, dict) and address in (host.get("ipv4"), host.get("ipv6")):
-            host[KEY] = host_key
-            break
+    # Copies: what an alias shares would change along with it, unseen.
+    hosts = [dict(host) if isinstance(host, dict) else host for host in before["config"][HOSTS]]
+    next(host for host in hosts if isinstance(host, dict) and _has(host, address))[KEY] = host_key
+    before["config"][HOSTS] = hosts
     return changed if before == after else None
 
 
@@ -140,7 +144,7 @@ def _edited(text: str, host: yaml.MappingNode, host_key: str) -> str:
     return f"{text[:place]}\n{indent}{KEY}: {host_key}{text[place:]}"
 
 
-def _unreadable(path: Path, error: Exception) -> Any:
+def _unreadable(path: Path, error: Exception) -> Finding:
     missing = isinstance(error, FileNotFoundError)
     return error_about(
         path.name,
@@ -152,7 +156,7 @@ def _unreadable(path: Path, error: Exception) -> Any:
     )
 
 
-def _by_hand(path: Path, address: str, host_key: str) -> Any:
+def _by_hand(path: Path, address: str, host_key: str) -> Finding:
     return error_about(
         f"{path.name}: host {address}",
         "preflight.not-written",

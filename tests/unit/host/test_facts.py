@@ -96,6 +96,22 @@ def test_addresses_are_grouped_by_interface() -> None:
     assert facts.addresses(text) == {"eth0": ["192.0.2.10", "2001:db8::10"], "wg0": ["10.0.0.2"]}
 
 
+def test_cloud_init_is_at_work_from_its_start_to_its_result_and_absent_elsewhere(tmp_path: Path) -> None:
+    assert facts.cloud_init(str(tmp_path)) is None
+    (tmp_path / "result.json").touch()
+    assert facts.cloud_init(str(tmp_path)) is None, "one that is switched off was taken for one at work"
+    (tmp_path / "enabled").touch()
+    assert facts.cloud_init(str(tmp_path)) == "done"
+    (tmp_path / "result.json").unlink()
+    assert facts.cloud_init(str(tmp_path)) == "running"
+
+
+def test_a_program_is_traced_to_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "output_of", lambda *argv: f"postfix: {argv[-1]}\n" if "master" in argv[-1] else None)
+    assert facts.package("/usr/lib/postfix/sbin/master") == "postfix"
+    assert facts.package("/opt/own/mta") is None
+
+
 @pytest.mark.parametrize("read", [facts.listeners, facts.mtas, facts.addresses])
 def test_a_missing_tool_is_unknown_and_not_empty(read: object) -> None:
     assert read(None) is None  # type: ignore[operator]

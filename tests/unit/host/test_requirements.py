@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.host.requirements import SUPPORTED, judge
+from components.host.requirements import SUPPORTED, judge, unreadable
 from components.settings import HostSettings
 
 if TYPE_CHECKING:
@@ -131,6 +132,50 @@ def test_a_private_address_is_a_note_since_the_provider_may_translate_it(address
     (finding,) = judged(addresses={"eth0": [address, "2001:db8::10"]})
     assert (finding.severity, finding.id) == ("note", "host-ipv4")
     assert address in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("process", "package", "words"),
+    [
+        ("master", "postfix", "apt-get purge postfix"),
+        ("docker-proxy", "docker-ce", "docker ps --filter publish=25"),
+        ("mine", None, "ss -ltnp 'sport = :25'"),
+        ("python3", "python3.13-minimal", "ss -ltnp 'sport = :25'"),  # whose removal would break the host
+    ],
+)
+def test_who_holds_a_port_is_named_with_the_way_to_free_it(process: str, package: str | None, words: str) -> None:
+    found = judged(mtas=["postfix"], listeners=[listener(25, process, "/x") | {"package": package}])
+    finding = next(each for each in found if each.id == "host-ports")
+    assert process in finding.found
+    assert words in finding.fix
+
+
+def test_a_first_boot_that_is_not_over_is_a_note() -> None:
+    (finding,) = judged(cloud_init="running")
+    assert (finding.severity, finding.id) == ("note", "host-cloud-init")
+    assert judged(cloud_init="done") == judged(cloud_init=None) == []
+
+
+@pytest.mark.parametrize(("arch", "expected"), [("arm64", []), ("amd64", []), ("riscv64", ["host-arch"])])
+def test_where_no_stack_says_which_processor_both_that_we_build_for_will_do(arch: str, expected: list[str]) -> None:
+    anyone = SimpleNamespace(
+        name="192.0.2.10", address="192.0.2.10", arch=None, ipv4=None, ipv6=None, ipv6_outbound=False
+    )
+    found = judge(GOOD | {"arch": arch}, anyone, NOW)
+    assert [finding.id for finding in found] == expected
+    assert all(finding.subject == "192.0.2.10" for finding in found)
+
+
+def test_of_an_installer_its_system_alone_need_be_known() -> None:
+    (finding,) = judge({"os_id": "tinycore", "os_version": "15.0", "os_name": "TinyCoreLinux 15.0"}, HOST, NOW)
+    assert (finding.severity, finding.id) == ("error", "host-os")
+    assert "TinyCoreLinux 15.0" in finding.found
+
+
+def test_a_host_whose_facts_cannot_be_read_is_told_with_its_last_words() -> None:
+    finding = unreadable(HOST, "Traceback\nSyntaxError: invalid syntax\n")
+    assert (finding.severity, finding.id) == ("error", "host-unreadable")
+    assert "SyntaxError" in finding.found
 
 
 def test_a_package_manager_at_work_is_a_note() -> None:

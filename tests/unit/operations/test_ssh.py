@@ -242,3 +242,25 @@ def test_a_target_never_shows_the_private_key() -> None:
 
 def test_an_ipv6_address_is_written_with_its_port() -> None:
     assert str(Target("2001:db8::10", 22, "root", public(HOST_KEY))) == "[2001:db8::10]:22"
+
+
+@pytest.mark.parametrize("host", [HOST_KEY, OTHER_KEY], indirect=True)
+def test_a_first_look_takes_any_key_and_says_which_it_was(host: Host, request: pytest.FixtureRequest) -> None:
+    met = ssh.meet(host.target, "cat", input="facts")
+    shown = request.node.callspec.params["host"]
+    assert (met.done.stdout, met.host_key, met.fingerprint) == ("facts", public(shown), shown.get_fingerprint())
+    assert ssh.fingerprint(met.host_key) == met.fingerprint
+
+
+@pytest.mark.parametrize("host", [RSA_KEY], indirect=True)
+def test_a_first_look_asks_for_an_ed25519_key_alone(host: Host) -> None:
+    with pytest.raises(Problems) as caught:
+        ssh.meet(host.target, "cat")
+    assert caught.value.findings[0].id == "ssh.no-ed25519"
+    assert host.commands == []
+
+
+def test_a_first_look_is_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh.time, "sleep", lambda _: pytest.fail("waited"))
+    with pytest.raises(Problems, match="connection refused"):
+        ssh.meet(Target("127.0.0.1", free_port(), "root", public(HOST_KEY), None), "true")
