@@ -15,6 +15,7 @@ from components.host.requirements import judge
 from components.settings import HostSettings
 from components.settings_explain import explain
 from operations import dns, report, ssh, stacks
+from operations.new_stack import EXAMPLE_KEY
 from operations.preflight import contact, judgement, outside, stack_file
 from operations.preflight.judgement import Stranger
 from standards import names
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 # Big receivers of different operators; each has IPv4, the first and the last have IPv6.
 RECEIVERS = ("gmail-smtp-in.l.google.com", "outlook-com.olc.protection.outlook.com", "mx1.mailbox.org")
 LIMIT_MINUTES = 30.0
-UNPINNED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-"""Stands for a key that is not known yet where settings need one; no host has it."""
+UNPINNED = EXAMPLE_KEY
+"""Stands for a key that is not known yet where settings need one, as in the shipped example; no host has it."""
 
 
 @dataclass(frozen=True, kw_only=True)

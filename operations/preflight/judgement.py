@@ -180,7 +180,7 @@ def _ports(address: str, ports: Mapping[int, str], inbound: Inbound, host: Wante
         yield _finding(
             "note", "inbound-untold", f"{_label(host)}, incoming port 25 at {address}",
             expected=f"a network that lets connections to port 25 out over IPv{version}",
-            found="the one of this machine does not: it reaches no mail server at all",
+            found="this machine's network lets none out: it reaches no mail server at all",
             why="whether others reach the host's port 25 could not be told",
             fix="run this again from another network; most home connections close port 25",
         )  # fmt: skip

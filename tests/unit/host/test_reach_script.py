@@ -65,7 +65,7 @@ def test_a_server_that_greets_is_reached_and_its_answer_kept() -> None:
 
 def test_a_server_that_greets_with_a_refusal_or_hangs_up_is_no_way_out() -> None:
     assert tried(serve(b"554 go away\r\n"))["outcome"] == "no greeting"
-    assert tried(serve(b""))["outcome"] == "no greeting"
+    assert tried(serve())["outcome"] == "no greeting"
 
 
 def test_a_dropped_connection_is_silent_and_a_rejected_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:

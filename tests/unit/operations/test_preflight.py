@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from operations import dns, preflight, report, ssh
+from operations.new_stack import EXAMPLE_KEY
 from operations.preflight import Request, contact, outside
 from operations.ssh import Completed, Met
 from standards.finding import Problems, error_about
@@ -192,6 +193,12 @@ def test_another_pinned_key_stays_until_told_otherwise(world: World, stack: Path
 
     assert run(world, stack.parent, pin=True, repin=True).findings == []
     assert stack.read_text() == pinned.replace(OLD, REAL)
+
+
+def test_the_key_of_the_shipped_example_is_nobodys_and_gives_way(world: World, stack: Path) -> None:
+    stack.write_text(f"{STACK}    hostKey: {EXAMPLE_KEY} # yours\n")
+    assert run(world, stack.parent, pin=True).findings == []
+    assert stack.read_text() == f"{STACK}    hostKey: {REAL} # yours\n"
 
 
 def test_the_ports_are_tried_over_the_key_that_was_just_seen(world: World, stack: Path) -> None:
