@@ -11,6 +11,7 @@ from components.settings import HostSettings
 from operations.preflight import judgement
 from operations.preflight.judgement import Stranger
 from operations.preflight.outside import LISTENER, NO_ROUTE, OTHER, REFUSED, SILENT, Inbound
+from operations.reverse_dns import PROVIDERS
 from standards.finding import Finding
 from standards.hosters import HOSTERS, UNKNOWN, known_by
 
@@ -192,6 +193,11 @@ def test_an_api_is_offered_only_where_the_settings_know_it(monkeypatch: pytest.M
         monkeypatch.setattr(judgement, "api_providers", lambda known=known: known)
         (finding,) = judgement.judge_reverse([PTR], "manual", contabo)
         assert ("reverseDns: {provider: contabo}" in finding.fix) == bool(known)
+
+
+def test_each_provider_whose_api_up_uses_can_be_recognised() -> None:
+    keys = {hoster.key for hoster in HOSTERS if hoster.key}
+    assert keys == set(judgement.api_providers()) == set(PROVIDERS)
 
 
 def test_forward_records_are_what_up_publishes_and_no_reason_against_the_host() -> None:
