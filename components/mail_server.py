@@ -14,7 +14,7 @@ from components.dkim import DkimKey
 from components.dns import DnsArgs, HostDns, MailDns, Propagated, ZoneGate
 from components.host import Host, HostArgs
 from components.reverse_dns import ReverseDns, ReverseDnsArgs
-from standards import ownership
+from standards import dkim, ownership
 from standards.records import Record, wanted_records
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class MailServer(pulumi.ComponentResource):
         self.systems = {name: host.gate.os for name, host in hosts.items()}
 
         # Wave 2: addresses, then their names; keys, then their records; then all of it seen everywhere.
-        keys = {key: DkimKey(f"{key[0]}/dkim-key/{key[1]}", domain=key[0], selector=key[1], opts=self._child())
-                for key in self._dkim_keys()}  # fmt: skip
+        keys = {key: self._dkim_key(*key) for key in self._dkim_keys()}
         host_dns = [HostDns(host.name, self._dns("host", host.name, gates), self._child())
                     for host in settings.hosts]  # fmt: skip
         published = [record for dns in host_dns for record in dns.published]
@@ -111,6 +110,12 @@ class MailServer(pulumi.ComponentResource):
 
     def _dkim_keys(self) -> list[tuple[str, str]]:
         return [record.dkim for record in self._records if record.dkim is not None and record.content is None]
+
+    def _dkim_key(self, domain: str, selector: str) -> DkimKey:
+        ready = self._settings.dkim_keys.get(dkim.record_name(selector, domain))
+        imported = pulumi.Output.secret(ready.get_secret_value()) if ready else None
+        name = f"{domain}/dkim-key/{selector}"
+        return DkimKey(name, domain=domain, selector=selector, imported=imported, opts=self._child())
 
     def _dns(
         self,

@@ -437,6 +437,13 @@ class Options(_Settings):
     passwords: Mapping[Annotated[EmailAddress, AfterValidator(str.lower)], Password] = Field(
         default={}, description="address -> password or hash, secret", examples=["{i@example.com: {secure: ...}}"]
     )
+    dkim_keys: Mapping[
+        Annotated[str, AfterValidator(dkim.key_name)], Annotated[SecretStr, _secret(dkim.private_key)]
+    ] = Field(
+        default={},
+        description="name of a DKIM record -> private key made elsewhere, PEM, secret",
+        examples=["{m1._domainkey.example.com: {secure: ...}}"],
+    )
     resolver: Annotated[str, AfterValidator(names.ip_address)] | None = Field(
         default=None, description="the address of a resolver to ask instead of the system's", examples=["192.0.2.53"]
     )

@@ -56,7 +56,7 @@ def errors(parts: Parts) -> list[Finding]:
         found += _host(path, host, parts)
     for path, domain in parts.domains:
         found += _domain(path, domain, parts)
-    return [*found, *_passwords(parts), *_all_limits(parts), *_mail_that_goes_nowhere(parts)]
+    return [*found, *_passwords(parts), *_imported_keys(parts), *_all_limits(parts), *_mail_that_goes_nowhere(parts)]
 
 
 def warnings(settings: Settings) -> list[Finding]:
@@ -409,6 +409,39 @@ def _nobody(address: str, *, listed: bool) -> Finding:
     )
 
 
+def _imported_keys(parts: Parts) -> Iterator[Finding]:
+    if parts.options is None or parts.listed is None or len(parts.domains) != len(parts.listed):
+        return
+    named = {dkim.record_name(key.selector, domain.name) for _, domain in parts.domains for key in domain.dkim}
+    for name in parts.options.dkim_keys:
+        if name not in named:
+            selector, _, domain_name = name.partition("._domainkey.")
+            listed = domain_name in parts.listed
+            yield _error(
+                f'mailroom:dkimKeys["{name}"]',
+                "dkim-key-of-nobody",
+                f"{domain_name} has no selector {selector}" if listed else f"{domain_name} is not a listed domain",
+                "names of keys that stand under dkim of a listed domain",
+                why="the key would sign nothing, and its owner would not know why",
+                fix=f'add {{selector: "{selector}", stage: published}} to the dkim of {domain_name}, or take '
+                "the key out",
+            )
+
+
+def _signed_for_few(path: str, domain: DomainSettings, settings: Settings) -> Iterator[Finding]:
+    active = [dkim.record_name(key.selector, domain.name) for key in domain.dkim if key.stage == "active"]
+    ready = [settings.dkim_keys.get(name) for name in active]
+    if all(key and dkim.public_half(key.get_secret_value())[0] == "ed25519" for key in ready):
+        yield _warning(
+            f"{path}.dkim",
+            "dkim-ed25519-alone",
+            "every active key is Ed25519",
+            "an RSA key beside it",
+            why="many receivers, Microsoft among them, do not verify Ed25519 and take the mail for unsigned",
+            fix="add a selector without an imported key: it gets an RSA one",
+        )
+
+
 _ENDS: Final = {
     "loop": "the aliases lead back to {address}",
     "too deep": f"more than {limits.ALIAS_DEPTH - 1} aliases in a row",
@@ -520,6 +553,7 @@ def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> I
                 why="every mail domain must have it (RFC 5321 section 4.5.1, RFC 2142); complaints go there",
                 fix=f"add {role} to the aliases, or set mailroom:acme.email to an address outside these domains",
             )
+    yield from _signed_for_few(path, domain, settings)
     yield from _policy_warnings(path, domain)
     yield from spf.weaknesses(domain_spf(domain), domain.name, f"{path}.spf", mx_elsewhere=domain.mail == "external")
     yield from _unread_reports(path, domain, book)

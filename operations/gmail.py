@@ -86,6 +86,10 @@ def try_out(trial: Trial, sender: tuple[str, str], log: Callable[[str], None]) -
     for port, mode in MODES.items():
         endpoint = trial.endpoint(port)
         for address in _addresses(endpoint, findings):
+            if any(finding.id == "submission.login" for finding in findings):
+                # the same words again would only bring this machine nearer to a ban
+                attempts.append(Attempt(port, address, dict.fromkeys(FIELDS, "not tried")))
+                continue
             log(f"{endpoint} ({address}): {mode}, user {user}")
             attempt, found = _attempt(replace(endpoint, address=address), user, password)
             attempts.append(attempt)

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from components.dkim.provider import DkimKeyProvider
+
 HOST = "smtp.example.test"
 COMMAND = "command:remote:Command"
 RECORD = "cloudflare:index/dnsRecord:DnsRecord"
 ZONE_GATE = "4042f2716e2b3eb0422b8e0c79e64db0/gate"
+KEY = {"domain": "example.test", "selector": "m2"}
 SECRET = "4dabf18193072939515e22adb298388d"
 
 
@@ -176,8 +179,20 @@ def test_gates_keys_and_users_keep_their_secrets(run_program: Any) -> None:
     secrets = {ZONE_GATE: "token", f"{HOST}/gate": "private_key", f"{HOST}/access": "private_key", "users": "passwords"}
     for name, key in secrets.items():
         assert run.inputs(name)[key][SECRET], f"{name} shows {key}"
-    assert "private" in run.requests["example.test/dkim-key/m1"].additionalSecretOutputs
+    assert {"private", "imported"} <= set(run.requests["example.test/dkim-key/m1"].additionalSecretOutputs)
     assert {"passwords", "files", "hashes", "changed"} <= set(run.requests["users"].additionalSecretOutputs)
+
+
+def test_an_imported_dkim_key_reaches_its_own_selector_alone_and_stays_secret(run_program: Any) -> None:
+    def imported(config: dict[str, Any]) -> None:
+        config["mailroom:domains"][0]["dkim"] = [{"selector": "m1"}, {"selector": "m2", "stage": "published"}]
+        config["mailroom:dkimKeys"] = {
+            "m2._domainkey.example.test": DkimKeyProvider().create(dict(KEY)).outs["private"]
+        }
+
+    run = run_program(imported)
+    assert run.inputs("example.test/dkim-key/m2")["imported"][SECRET]
+    assert "imported" not in run.inputs("example.test/dkim-key/m1")
 
 
 def test_the_zone_is_read_again_before_mx_and_dmarc(run_program: Any) -> None:

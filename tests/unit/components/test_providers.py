@@ -36,6 +36,34 @@ def test_a_dkim_key_survives_an_update() -> None:
     assert provider.update("id", made, dict(KEY)).outs == made
 
 
+def ready_key() -> str:
+    return str(DkimKeyProvider().create(dict(KEY)).outs["private"])
+
+
+def test_an_imported_key_is_the_one_that_signs_and_is_published() -> None:
+    ready = ready_key()
+    made = DkimKeyProvider().create(KEY | {"imported": ready}).outs
+    assert made["private"] == ready
+    public = load_der_public_key(base64.b64decode(made["public"]))
+    assert load_pem_private_key(ready.encode(), None).public_key().public_numbers() == public.public_numbers()
+
+
+def test_an_imported_key_stays_when_its_secret_is_taken_out() -> None:
+    made = DkimKeyProvider().create(KEY | {"imported": ready_key()}).outs
+    after = DkimKeyProvider().update("id", made, dict(KEY)).outs
+    assert (after["private"], after["public"]) == (made["private"], made["public"])
+
+
+def test_another_key_for_a_published_record_is_refused_in_the_preview_already() -> None:
+    made, other = DkimKeyProvider().create(dict(KEY)).outs, ready_key()
+    for refuse in (DkimKeyProvider().diff, DkimKeyProvider().update):
+        with pytest.raises(Problems, match="new selector") as caught:
+            refuse("id", made, KEY | {"imported": other})
+        assert other.splitlines()[1] not in str(caught.value)
+    assert DkimKeyProvider().diff("id", made, KEY | {"imported": other, "selector": "m2"}).replaces == ["selector"]
+    assert DkimKeyProvider().update("id", made, KEY | {"imported": made["private"]}).outs["public"] == made["public"]
+
+
 @pytest.mark.parametrize(("key", "value"), [("selector", "m2"), ("domain", "example.org")])
 def test_another_selector_or_domain_is_another_key(key: str, value: str) -> None:
     made = DkimKeyProvider().create(dict(KEY)).outs

@@ -102,13 +102,19 @@ def test_the_wrong_field_is_named_and_nothing_is_sent(
     assert {name for name, state in fields.items() if state == "wrong"} == wrong
     assert {name for name, state in fields.items() if state == "ok"} == right
     assert (outcome.confirmation, world.sent) == ("not sent", [])
-    assert [one.id for one in outcome.findings] == [fault, fault]  # once a port, not once an address
+    # once a port, not once an address; a login is not tried again
+    assert [one.id for one in outcome.findings] == [fault] * (1 if fault == "submission.login" else 2)
 
 
 def test_every_way_a_session_can_end_before_the_message_blames_a_field() -> None:
     source = inspect.getsource(submission).replace("-{kind}", "-name")
     made = set(re.findall(r'"(submission\.[a-z-]+)"', source))
     assert made - set(gmail.BLAME) == {"submission.rejected", "submission.broken"}
+
+
+def test_a_refused_login_is_not_repeated_until_the_machine_is_banned(world: World) -> None:
+    world.everywhere("submission.login")
+    assert [set(one.fields.values()) for one in world.try_out().attempts][1:] == [{"not tried"}] * 3
 
 
 def test_one_port_that_fails_does_not_hide_the_other(world: World) -> None:

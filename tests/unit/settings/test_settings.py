@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from components.settings import HostSettings, LimitSettings, Settings
 from standards.finding import Problems
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[3]
 CONTABO = {"clientId": "INT-1", "clientSecret": "SECRET-7", "apiUser": "u@example.com", "apiPassword": "SECRET 8&="}
 HASH = f"$scrypt$ln=14,r=8,p=1${'A' * 22}${'A' * 43}"
+
+
+# A key made for these tests alone.
+ED25519 = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def top(**keys: Any) -> Change:
@@ -312,6 +318,13 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
                       "ipv4": "192.0.2.11"}), "hosts[1].ipv6", "setting-repeated", "hosts[0].ipv6"),
     "no password": (together(two_users(), lambda v: v["mailroom:passwords"].pop("j@example.com")),
                     "domains[0].users[1]", "password-missing", "j@example.com"),
+    "dkim key of nobody": (top(dkimKeys={"m9._domainkey.example.com": ED25519}),
+                           'dkimKeys["m9._domainkey.example.com"]', "dkim-key-of-nobody", "no selector m9"),
+    "dkim key elsewhere": (top(dkimKeys={"m1._domainkey.other.example": ED25519}),
+                           'dkimKeys["m1._domainkey.other.example"]', "dkim-key-of-nobody", "not a listed domain"),
+    "dkim key name": (top(dkimKeys={"m1": ED25519}), "dkimKeys.m1", "dkim-name-invalid", "._domainkey."),
+    "dkim key text": (top(dkimKeys={"m1._domainkey.example.com": "canary"}), 'dkimKeys["m1._domainkey.example.com"]',
+                      "dkim-private-key-invalid", "not a private key"),
     "password of nobody": (lambda v: v["mailroom:passwords"].update({"x@example.com": "correct horse"}),
                            'passwords["x@example.com"]', "password-of-nobody", "no user 'x'"),
     "password elsewhere": (lambda v: v["mailroom:passwords"].update({"x@other.example": "correct horse"}),
@@ -486,6 +499,8 @@ WARNINGS: dict[str, tuple[Change, str, str]] = {
                    "alias-long"),
     "policy none": (domain(dmarc={"policy": "none"}), "mailroom:domains[0].dmarc.policy", "dmarc-none"),
     "neutral spf": (domain(spf={"all": "?all"}), "mailroom:domains[0].spf.all", "spf-neutral"),
+    "ed25519 alone": (top(dkimKeys={"m1._domainkey.example.com": ED25519}), "mailroom:domains[0].dkim",
+                      "dkim-ed25519-alone"),
     "reports to nobody": (domain(dmarc={"rua": ["x@example.com"]}), "mailroom:domains[0].dmarc.rua[0]",
                           "report-address-unread"),
     "short password": (top(passwords={"i@example.com": "short"}), 'mailroom:passwords["i@example.com"]',
