@@ -11,11 +11,11 @@ import pulumi
 from components.certificates import Certificate, CertificateArgs
 from components.chasquid import Chasquid, ChasquidArgs, Users
 from components.dkim import DkimKey
-from components.dns import DnsArgs, HostDns, MailDns, Propagated, ZoneGate
+from components.dns import DnsArgs, HostDns, MailDns, Propagated, SpfTakeover, ZoneGate
 from components.host import Host, HostArgs
 from components.reverse_dns import ReverseDns, ReverseDnsArgs
 from standards import dkim, ownership
-from standards.records import Record, wanted_records
+from standards.records import Record, domain_spf, unquoted, wanted_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +60,9 @@ class MailServer(pulumi.ComponentResource):
                     for host in settings.hosts]  # fmt: skip
         published = [record for dns in host_dns for record in dns.published]
         reverse = [self._reverse_dns(host, published) for host in settings.hosts]
-        identity = [MailDns(f"{domain.name}/identity", self._dns("identity", domain.name, gates, keys),
+        room = self._room_for_spf(gates)
+        identity = [MailDns(f"{domain.name}/identity",
+                            self._dns("identity", domain.name, [*gates, *room.get(domain.name, ())], keys),
                             self._child()) for domain in settings.domains]  # fmt: skip
         propagated = self._propagated([*host_dns, *identity])
 
@@ -89,12 +91,25 @@ class MailServer(pulumi.ComponentResource):
             owners.setdefault(record.zone_id, set()).add(record.owner)
         for domain in self._settings.domains:
             owners.setdefault(domain.zone_id, set()).add(domain.name)
+        published = [
+            {"name": record.name, "type": record.type, "value": value}
+            for record in records
+            if record.dkim is None and record.content is not None
+            for value in (unquoted(record.content) if record.type == "TXT" else record.answer,)
+        ]
         return [
             ZoneGate(
                 f"{zone_id}/{wave}gate",
                 names=sorted(names),
                 zone_id=zone_id,
                 wanted=ownership.claims(self._settings, records, zone_id),
+                senders=[
+                    {"domain": domain.name, "text": domain_spf(domain)}
+                    for domain in self._settings.served
+                    if domain.zone_id == zone_id and not wave
+                ],
+                published=[] if wave else published,
+                resolver=self._settings.resolver,
                 stack=self._settings.stack,
                 token=pulumi.Output.secret(api.api_token.get_secret_value()),
                 base_url=api.base_url,
@@ -102,6 +117,25 @@ class MailServer(pulumi.ComponentResource):
             )
             for zone_id, names in owners.items()
         ]
+
+    def _room_for_spf(self, gates: Sequence[pulumi.Resource]) -> dict[str, list[pulumi.Resource]]:
+        """By domain what makes room for its SPF record, where the settings allow to replace one of others."""
+        api = self._settings.cloudflare
+        adopting = {domain.name: domain.zone_id for domain in self._settings.served if domain.spf.adopt}
+        return {
+            claim["name"]: [
+                SpfTakeover(
+                    f"{claim['name']}/spf-takeover",
+                    claim=claim,
+                    token=pulumi.Output.secret(api.api_token.get_secret_value()),
+                    base_url=api.base_url,
+                    opts=self._child(gates),
+                )
+            ]
+            for zone_id in dict.fromkeys(adopting.values())
+            for claim in ownership.claims(self._settings, self._records, zone_id)
+            if claim["name"] in adopting
+        }
 
     def _host(self, host: HostSettings, gates: Sequence[pulumi.Resource]) -> Host:
         key = self._settings.ssh_private_key

@@ -209,6 +209,11 @@ class SpfSettings(_Settings):
     all: Annotated[str, AfterValidator(spf.all_term)] = Field(
         default="~all", description="the end of the record, in quotes", examples=['"~all"']
     )
+    adopt: bool = Field(
+        default=False,
+        description="whether an SPF record of others is replaced once all it allows stands here",
+        examples=["true"],
+    )
 
 
 class DmarcSettings(_Settings):

@@ -132,11 +132,13 @@ class Zone:
         return found
 
     def remove(self, record_id: str) -> None:
-        """Delete one record; for what a lost run of ours made. Raises `Problems`."""
+        """Delete one record that a lost run of ours made, or that ours replaces on request. Raises `Problems`."""
         try:
             self._call(f"/dns_records/{urllib.parse.quote(record_id)}", method="DELETE")
         except ApiError as error:
             raise Problems("a record could not be removed", [self.explain(error, record_id)]) from None
+        except OSError as error:
+            raise Problems("a record could not be removed", [self.unreachable(error)]) from None
 
     def _call(self, path: str, method: str = "GET") -> dict[str, Any]:
         return Account(self.token, self.base_url).call(f"/zones/{urllib.parse.quote(self.zone_id)}{path}", method)

@@ -15,6 +15,7 @@ CLOUDFLARE_TXT: Final = 2048  # characters of one TXT record
 CLOUDFLARE_COMMENT: Final = 100  # characters of a record's comment on the Free plan
 
 SPF_LOOKUPS: Final = 10  # RFC 7208 section 4.6.4
+SPF_VOID_LOOKUPS: Final = 2  # RFC 7208 section 4.6.4, second last paragraph
 ALIAS_DEPTH: Final = 10  # chasquid: internal/aliases recursionLimit
 RSA_BITS_MIN: Final = 2048  # RFC 8301 section 3.2: signers SHOULD
 RSA_BITS_MAX: Final = 4096  # RFC 8301 section 3.2: verifiers MUST handle up to this

@@ -5,13 +5,14 @@ Reading the zone is done elsewhere; nothing here changes or takes over a record.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from standards import dmarc, spf
 from standards.finding import Finding
 from standards.names import shown
-from standards.records import unquoted
+from standards.records import domain_spf, unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,19 +22,25 @@ if TYPE_CHECKING:
 
 _MARK: Final = re.compile(r"(?:^|\s)mailroom:(\S+)\s*$")
 _ROUTING: Final = re.compile(r"(^|\.)mx\.cloudflare\.net\.?$", re.IGNORECASE)
+_LISTS: Final = ("mechanisms", "includes")  # of spf in the settings
 _HOST_KINDS: Final = {"A", "AAAA"}  # a foreign address of either family would make a host's name ambiguous
 
 Existing = dict[str, Any]
 
 
 class Claim(TypedDict):
-    """One name of ours in a zone, the kinds of records that are ours there, the MX it must already have."""
+    """One name of ours in a zone, the kinds of records that are ours there, the MX it must already have.
+
+    `spf` is the text of a domain's own SPF record, and `adopt` whether it may replace one of others.
+    """
 
     name: str
     kinds: list[str]
     zone_id: str
     keys: list[str]
     mx: list[str]
+    spf: str
+    adopt: bool
 
 
 def kind(record_type: str, name: str, content: str) -> str:
@@ -62,6 +69,7 @@ def ours_at(records: Iterable[Record]) -> dict[str, set[str]]:
 def claims(settings: Settings, records: Sequence[Record], zone_id: str) -> list[Claim]:
     """What the stack claims in one zone, as plain data for the gate."""
     external = {domain.name: list(domain.mx) for domain in settings.domains if domain.mail == "external"}
+    senders = {domain.name: domain for domain in settings.domains if domain.mail != "none"}
     in_zone = [record for record in records if record.zone_id == zone_id]
     return [
         Claim(
@@ -70,6 +78,8 @@ def claims(settings: Settings, records: Sequence[Record], zone_id: str) -> list[
             zone_id=zone_id,
             keys=[record.key for record in in_zone if record.name == name],
             mx=external.get(name, []),
+            spf=domain_spf(senders[name]) if name in senders else "",
+            adopt=name in senders and senders[name].spf.adopt,
         )
         for name, kinds in sorted(ours_at(in_zone).items())
     ]
@@ -89,11 +99,29 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str)
         findings += [
             _conflict(record, claim, stack)
             for record in here
-            if owner(record) != stack and _stands_in_the_way(record, claim)
+            if owner(record) != stack and _stands_in_the_way(record, claim) and not _replaceable(record, claim)
         ]
         if claim["mx"]:
             findings += _other_mx(here, claim)
     return findings
+
+
+def replaceable(existing: Sequence[Existing], claim: Claim) -> list[Existing]:
+    """The SPF records of others at a name that ours may replace: it allows all that they allow."""
+    return [record for record in existing if _name(record) == claim["name"] and _replaceable(record, claim)]
+
+
+def _replaceable(record: Mapping[str, Any], claim: Claim) -> bool:
+    return claim["adopt"] and _is_others_spf(record, claim) and not _missing(record, claim)
+
+
+def _is_others_spf(record: Mapping[str, Any], claim: Claim) -> bool:
+    found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
+    return bool(claim["spf"]) and found == "SPF" and owner(record) is None and not _is_email_routing(record)
+
+
+def _missing(record: Mapping[str, Any], claim: Claim) -> list[str]:
+    return spf.missing([unquoted(str(record["content"]))], claim["spf"], claim["name"])
 
 
 def _name(record: Mapping[str, Any]) -> str:
@@ -158,6 +186,8 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim, stack: str) -> str:
     name, content = claim["name"], str(record.get("content") or "")
     ways = ["delete it in the Cloudflare dashboard if nothing needs it"]
     match kind(str(record["type"]), name, content):
+        case "SPF" if _is_others_spf(record, claim):
+            return _merge_fix(record, claim)
         case "SPF":
             ways.append("copy its include: terms to `spf.includes` and others to `spf.mechanisms` before that")
         case "DMARC":
@@ -175,6 +205,22 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim, stack: str) -> str:
             f"cloudflare:index/dnsRecord:DnsRecord '{key}' {claim['zone_id']}/{identifier}`"
         )
     return "; ".join(ways)
+
+
+def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
+    """The very line of settings that merges an SPF record of others into ours."""
+    both = [claim["spf"], unquoted(str(record["content"]))]
+    wanted, ending = spf.as_settings(both, claim["name"]), spf.as_settings(both[1:], claim["name"])["all"]
+    # JSON where YAML would read a macro's braces as its own
+    quoted = {name: [json.dumps(term) if "{" in term else term for term in wanted.get(name, ())] for name in _LISTS}
+    parts = [f"{name}: [{', '.join(terms)}]" for name, terms in quoted.items() if terms]
+    end = f'all: "{ending}"'
+    line = f"spf: {{{', '.join([*parts, end, 'adopt: true'])}}}"
+    lacks = f"ours lacks {', '.join(_missing(record, claim))}; " if claim["adopt"] else ""
+    return (
+        f"{lacks}to merge it into ours, write `{line}` for {claim['name']}: the run then replaces it by one record "
+        "that allows both; or delete it in the Cloudflare dashboard if nothing needs it"
+    )
 
 
 def _key(record: Mapping[str, Any], claim: Claim) -> str | None:

@@ -53,6 +53,11 @@ class Record:
         """The content for tables and explanations."""
         return dkim.NEW_KEY if self.content is None else self.content
 
+    @property
+    def answer(self) -> str:
+        """The content as DNS answers with it, the priority of an MX in front."""
+        return self.shown if self.priority is None else f"{self.priority} {self.shown}"
+
     def comment(self, stack: str) -> str:
         """The reason, cut to what Cloudflare stores, and at the end the mark that makes the record ours."""
         mark = f" mailroom:{stack}"

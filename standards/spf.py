@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from standards import limits, names
 from standards.finding import Finding, Invalid, Severity
@@ -162,13 +162,65 @@ def is_record(text: str) -> bool:
     return lowered == "v=spf1" or lowered.startswith("v=spf1 ")
 
 
-def _name_of(term: str) -> str:
+def name_of(term: str) -> str:
+    """The mechanism or modifier of a term, in lower case."""
     return re.split(r"[:=/]", term.lstrip(QUALIFIERS), maxsplit=1)[0].lower()
+
+
+def costs_lookup(name: str) -> bool:
+    """Whether a mechanism or modifier counts against the limit of DNS queries."""
+    return name in _LOOKUPS
+
+
+def target_of(term: str) -> str:
+    """The domain that a term names, in lower case; empty where it means the record's own."""
+    name, separator, rest = re.split(r"([:=/])", f"{term.lstrip(QUALIFIERS)}/", maxsplit=1)
+    if separator == "/":
+        return ""
+    spec = rest.removesuffix("/")
+    if name.lower() in {"a", "mx"} and (match := _DUAL_CIDR.fullmatch(spec)):
+        spec = match["domain"]
+    return spec.rstrip(".") if "%" in spec else spec.rstrip(".").lower()
+
+
+def as_settings(texts: Iterable[str], domain: str) -> dict[str, Any]:
+    """What `spf` of a domain has to say so that all that these records allow stays allowed; our own include aside.
+
+    A redirect becomes an include; `exp`, and `ptr`, which nobody should use, are left out.
+    """
+    mechanisms: list[str] = []
+    includes: list[str] = []
+    ends: list[str] = []
+    for term in (term for text in texts for term in text.split()[1:]):
+        name, bare = name_of(term), term.removeprefix("+")
+        if name == "all":
+            ends.append(term.lower())
+        elif name in {"include", "redirect"}:
+            includes.append(target_of(term))
+        elif name not in {"exp", "ptr"} and "=" not in term:
+            try:
+                mechanisms.append(mechanism(bare))
+            except Invalid:
+                mechanisms.append(bare)  # refused by name when it is used
+    found: dict[str, Any] = {
+        "mechanisms": list(dict.fromkeys(mechanisms)),
+        "includes": [name for name in dict.fromkeys(includes) if name != f"_spf.{domain}"],
+        "all": ends[0] if ends and ends[0] in {"-all", "?all"} else "~all",
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def missing(texts: Iterable[str], ours: str, domain: str) -> list[str]:
+    """Terms of other records of the domain that ours does not have."""
+    have = set(ours.split())
+    wanted = as_settings(texts, domain)
+    terms = [*wanted.get("mechanisms", ()), *(f"include:{name}" for name in wanted.get("includes", ()))]
+    return [term for term in terms if term not in have]
 
 
 def lookups(text: str) -> int:
     """DNS queries that the terms of this one record cost; what includes cost in turn is not counted."""
-    return sum(_name_of(term) in _LOOKUPS for term in text.split()[1:])
+    return sum(name_of(term) in _LOOKUPS for term in text.split()[1:])
 
 
 def review(text: str, subject: str) -> list[Finding]:
@@ -186,7 +238,7 @@ def review(text: str, subject: str) -> list[Finding]:
                 fix="replace includes and a/mx terms by ip4 and ip6, or drop senders no longer used",
             )
         )
-    if any(_name_of(term) == "ptr" for term in terms):
+    if any(name_of(term) == "ptr" for term in terms):
         problems.append(
             _finding(
                 subject,
@@ -202,7 +254,7 @@ def review(text: str, subject: str) -> list[Finding]:
 
 
 def _review_order(terms: Sequence[str], subject: str) -> list[Finding]:
-    ends = [position for position, term in enumerate(terms) if _name_of(term) == "all"]
+    ends = [position for position, term in enumerate(terms) if name_of(term) == "all"]
     if ends and any("=" not in term for term in terms[ends[0] + 1 :]):
         return [
             _finding(
@@ -222,7 +274,7 @@ def authorises_strangers(term: str) -> bool:
     if term.startswith(("-", "~", "?")):
         return False
     bare = term.lstrip(QUALIFIERS)
-    name = _name_of(bare)
+    name = name_of(bare)
     if name == "all":
         return True
     if name == "exists":
@@ -233,7 +285,7 @@ def authorises_strangers(term: str) -> bool:
 
 def _prefixes(bare: str) -> tuple[int, int]:
     """The IPv4 and IPv6 prefix lengths of a term, the longest where it has none."""
-    name = _name_of(bare)
+    name = name_of(bare)
     lengths = dict(_NARROWEST)
     if name in {"ip4", "ip6"}:
         try:
@@ -266,7 +318,7 @@ def weaknesses(text: str, domain: str, subject: str, *, mx_elsewhere: bool) -> I
 
 def _doubts(bare: str, domain: str, *, mx_elsewhere: bool) -> Iterator[tuple[str, str, str]]:
     """Identifier, reason and fix."""
-    name, target = _name_of(bare), _DUAL_CIDR.fullmatch(bare.partition(":")[2])
+    name, target = name_of(bare), _DUAL_CIDR.fullmatch(bare.partition(":")[2])
     at_apex = ":" not in bare or (target is not None and target["domain"].lower() == domain)
     v4, v6 = _prefixes(bare)
     if v4 <= _WIDE_V4 or v6 <= _WIDE_V6:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pulumi
 
-from components.dns.provider import Propagated, ZoneGate
+from components.dns.provider import Propagated, SpfTakeover, ZoneGate
 from standards.records import Record, with_dkim_key
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from components.dkim import DkimKey
 
-__all__ = ["DnsArgs", "HostDns", "MailDns", "Propagated", "ZoneGate"]
+__all__ = ["DnsArgs", "HostDns", "MailDns", "Propagated", "SpfTakeover", "ZoneGate"]
 
 
 @dataclass(frozen=True, kw_only=True)

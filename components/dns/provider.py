@@ -1,4 +1,4 @@
-"""Two resources around DNS records: the gate before the first write, and the wait until all servers show them."""
+"""Resources around DNS records: the gate before the first write, a takeover, the wait until all servers show them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import pulumi
 
     from operations.dns import Expected
+    from standards.finding import Finding
     from standards.records import Record
 
 
 class ZoneGateProvider(Provider):
     """Reads the zone: token, zone and our names; a record there that is not ours stops the run.
 
-    It asks again whenever the names we want to write change. Raises `Problems` naming each record and the ways on.
+    It looks at each SPF record with all it includes, too. It asks again whenever what we want to write changes. Raises
+    `Problems` naming each record and the ways on.
     """
 
     def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
@@ -35,6 +37,7 @@ class ZoneGateProvider(Provider):
         findings = zone.verify(*inputs["names"])
         if not findings:
             findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
+            findings += _costly_spf(inputs)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             headline = f"the zone of {', '.join(inputs['names'])} is not ready for us; nothing was changed in it"
@@ -42,8 +45,25 @@ class ZoneGateProvider(Provider):
         return {}
 
 
+def _costly_spf(inputs: Properties) -> list[Finding]:
+    """What makes receivers give up on our SPF records; a silent name server is told and does not stop the run."""
+    from operations import dns, spf
+
+    found = []
+    for sender in inputs["senders"]:
+        resolver = dns.Resolver(inputs.get("resolver"))
+        findings, unanswered = spf.review(sender["domain"], sender["text"], resolver, inputs["published"])
+        found += findings
+        for question in unanswered:
+            progress(f"SPF of {sender['domain']}: nobody answers for {question}; its cost is not known")
+    return found
+
+
 class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
-    """The gate of one zone, for the owners `names` of what we write there: nothing is written before it has read it."""
+    """The gate of one zone, for the owners `names` of what we write there: nothing is written before it has read it.
+
+    `senders` are the SPF records {domain, text} to look at, `published` what we will publish that they may name.
+    """
 
     def __init__(
         self,
@@ -52,6 +72,9 @@ class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
         names: Sequence[str],
         zone_id: str,
         wanted: Sequence[Mapping[str, Any]],
+        senders: Sequence[Mapping[str, str]],
+        published: Sequence[Mapping[str, str]],
+        resolver: str | None,
         stack: str,
         token: pulumi.Input[str],
         base_url: str | None,
@@ -62,11 +85,62 @@ class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
             "names": list(names),
             "zone_id": zone_id,
             "wanted": list(wanted),
+            "senders": list(senders),
+            "published": list(published),
+            "resolver": resolver,
             "stack": stack,
             "token": token,
             "base_url": base_url,
         }
         super().__init__(ZoneGateProvider(), name, inputs, opts)
+
+
+class SpfTakeoverProvider(Provider):
+    """Removes an SPF record of others that allows nothing ours does not allow, right before ours is written.
+
+    A name may have one SPF record (RFC 7208 section 3.2): two are a permanent error. What was removed stays in the
+    state as `replaced`.
+    """
+
+    outputs = ("replaced",)
+
+    def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:
+        """Return `replaced`, the texts of all that were ever removed."""
+        from operations import cloudflare
+        from standards import ownership
+
+        zone = cloudflare.Zone(inputs["token"], inputs["claim"]["zone_id"], inputs.get("base_url"))
+        replaced = list(previous.get("replaced") or [])
+        for record in ownership.replaceable(zone.records(), inputs["claim"]):
+            text = unquoted(record["content"])
+            progress(f"replacing the SPF record of others at {inputs['name']}: {text}")
+            zone.remove(record["id"])
+            replaced.append(text)
+        return {"replaced": replaced}
+
+
+class SpfTakeover(Resource, module="mailroom", name="SpfTakeover"):
+    """Makes room for the SPF record of one domain that says `adopt: true`; `claim` is that of its name."""
+
+    replaced: pulumi.Output[list[str]]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        claim: Mapping[str, Any],
+        token: pulumi.Input[str],
+        base_url: str | None,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        inputs = {
+            "name": claim["name"],
+            "claim": dict(claim),
+            "token": token,
+            "base_url": base_url,
+            "replaced": None,
+        }
+        super().__init__(SpfTakeoverProvider(), name, inputs, opts)
 
 
 class PropagatedProvider(Provider):

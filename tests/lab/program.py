@@ -52,9 +52,9 @@ class Stack:
         self.file.write_text(yaml.safe_dump({"config": plain, **salt}))
         recovery.ensure(self.name)
         for key, value in secrets.items():
-            self._set_secret(key, value)
+            self.set_secret(key, value)
 
-    def _set_secret(self, key: str, value: str) -> None:
+    def set_secret(self, key: str, value: str) -> None:
         """By standard input, as a person does: an argument would show to every process watch on the machine."""
         program, environment = stacks.command(self.name)
         command = [program, "config", "set", "--stack", self.name, "--path", "--secret", "--non-interactive", key]
@@ -128,6 +128,8 @@ def split(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     secrets = {key: plain.pop(key) for key in SECRETS if key in plain}
     for address, password in plain.pop("mailroom:passwords", {}).items():
         secrets[f'mailroom:passwords["{address}"]'] = password
+    for name, key in plain.pop("mailroom:dkimKeys", {}).items():
+        secrets[f'mailroom:dkimKeys["{name}"]'] = key
     for key, names in INNER_SECRETS.items():
         inner = plain.get(key, {})
         secrets |= {f"{key}.{name}": inner.pop(name) for name in names if name in inner}

@@ -183,6 +183,24 @@ def test_gates_keys_and_users_keep_their_secrets(run_program: Any) -> None:
     assert {"passwords", "files", "hashes", "changed"} <= set(run.requests["users"].additionalSecretOutputs)
 
 
+def test_an_spf_record_of_others_goes_only_after_every_gate_and_right_before_ours(run_program: Any) -> None:
+    def adopting(config: dict[str, Any]) -> None:
+        config["mailroom:domains"][0]["spf"] = {"adopt": True}
+
+    run = run_program(adopting)
+    assert {ZONE_GATE, f"{HOST}/gate"} <= run.waits_for("example.test/spf-takeover")
+    assert "example.test/spf-takeover" in run.waits_for("example.test/spf")
+    assert run.inputs("example.test/spf-takeover")["token"][SECRET]
+    assert "example.test/spf-takeover" not in run_program().resources
+
+
+def test_the_gate_gets_each_spf_record_with_ours_that_it_includes(run_program: Any) -> None:
+    inputs = run_program().inputs(ZONE_GATE)
+    assert [sender["domain"] for sender in inputs["senders"]] == ["example.test"]
+    assert {(one["name"], one["type"]) for one in inputs["published"]} >= {("_spf.example.test", "TXT"), (HOST, "A")}
+    assert all(not one["value"].startswith('"') for one in inputs["published"])
+
+
 def test_an_imported_dkim_key_reaches_its_own_selector_alone_and_stays_secret(run_program: Any) -> None:
     def imported(config: dict[str, Any]) -> None:
         config["mailroom:domains"][0]["dkim"] = [{"selector": "m1"}, {"selector": "m2", "stage": "published"}]

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 
 from components.chasquid.provider import UsersProvider
 from components.dkim.provider import DkimKeyProvider
-from components.dns.provider import ZoneGateProvider
+from components.dns.provider import SpfTakeoverProvider, ZoneGateProvider
 from components.dynamic_provider import _own_words
 from components.reverse_dns.provider import PtrCheckProvider, PtrRecordProvider
 from operations import cloudflare, reverse_dns
@@ -131,11 +131,15 @@ class FakeZone:
 
 def gate(kinds: list[str]) -> dict[str, Any]:
     claim = {"name": "example.com", "kinds": kinds, "zone_id": "0" * 32, "keys": ["example.com/mx"], "mx": []}
+    claim |= {"spf": "", "adopt": False}
     return {
         "name": "gate",
         "names": ["example.com"],
         "zone_id": "0" * 32,
         "wanted": [claim],
+        "senders": [],
+        "published": [],
+        "resolver": None,
         "stack": "dev",
         "token": "CANARY-token",
     }
@@ -151,6 +155,58 @@ def test_a_foreign_record_at_our_name_stops_the_run_and_is_named(monkeypatch: py
 def test_a_foreign_record_of_a_kind_we_do_not_write_is_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare, "Zone", FakeZone)
     assert ZoneGateProvider().create(gate(["SPF"])).id == "gate"
+
+
+def sender(text: str) -> dict[str, Any]:
+    ours = {"name": "_spf.example.com", "type": "TXT", "value": "v=spf1 ip4:192.0.2.10 -all"}
+    return gate(["SPF"]) | {"senders": [{"domain": "example.com", "text": text}], "published": [ours]}
+
+
+def test_an_spf_record_that_asks_too_much_stops_the_run_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudflare, "Zone", FakeZone)
+    many = " ".join(f"a:h{n}.example" for n in range(10))
+    answers = {"i.example": [f"v=spf1 {many} ~all"]}
+    monkeypatch.setattr(outside.Resolver, "resolve", lambda _, name, kind: answers.get(name, ["192.0.2.1"]))
+    with pytest.raises(Problems, match="example.com > i.example > a:h8.example") as stopped:
+        ZoneGateProvider().create(sender("v=spf1 include:_spf.example.com include:i.example ~all"))
+    assert [one.id for one in stopped.value.findings] == ["spf-lookups"]
+
+
+def test_what_we_will_publish_counts_and_a_silent_server_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloudflare, "Zone", FakeZone)
+    asked = []
+
+    def silent(_: outside.Resolver, name: str, kind: str) -> list[str]:
+        asked.append((name, kind))
+        raise outside.CouldNotTell("nobody")
+
+    monkeypatch.setattr(outside.Resolver, "resolve", silent)
+    made = ZoneGateProvider().create(sender("v=spf1 include:_spf.example.com include:x.example ~all"))
+    assert (made.id, asked) == ("gate", [("x.example", "TXT")])
+
+
+def test_a_takeover_removes_only_what_ours_allows_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"a": "v=spf1 include:x.example -all", "b": "v=spf1 include:y.example ~all", "c": "verification=1"}
+    records = [{"id": key, "type": "TXT", "name": "example.com", "content": f'"{text}"', "comment": None}
+               for key, text in texts.items()]  # fmt: skip
+    removed: list[str] = []
+
+    class Filled(FakeZone):
+        def records(self) -> list[dict[str, Any]]:
+            return records
+
+        def remove(self, record_id: str) -> None:
+            removed.append(record_id)
+
+    monkeypatch.setattr(cloudflare, "Zone", Filled)
+    ours = "v=spf1 include:_spf.example.com include:x.example ~all"
+    claim = gate(["SPF"])["wanted"][0] | {"spf": ours, "adopt": True}
+    made = SpfTakeoverProvider().create({"name": "example.com", "claim": claim, "token": "t", "base_url": None})
+    assert (removed, made.outs["replaced"]) == (["a"], [texts["a"]])
+    again = SpfTakeoverProvider().update(
+        "id", made.outs, {**made.outs, "token": "u", "claim": claim | {"adopt": False}}
+    )
+    assert (removed, again.outs["replaced"]) == (["a"], [texts["a"]])
 
 
 def test_a_problem_reaches_the_person_without_a_traceback() -> None:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from standards import ownership
 from standards.records import wanted_records
@@ -52,7 +53,9 @@ def test_a_record_of_our_kind_that_is_not_ours_is_named_with_the_ways_on(record:
     assert str(record["type"]) in finding.found
     assert "a1b2" in finding.found
     assert "delete it" in finding.fix
-    assert (f"{ZONE}/a1b2" in finding.fix) == (record["type"] != "CNAME")
+    merged = record["name"] == "example.com" and "spf1" in record["content"].lower()
+    assert (f"{ZONE}/a1b2" in finding.fix) == (record["type"] != "CNAME" and not merged)
+    assert ("adopt: true" in finding.fix) == merged
 
 
 @pytest.mark.parametrize("record", FOREIGN, ids=lambda r: f"{r['type']} {r['name']}")
@@ -125,7 +128,8 @@ def test_a_name_that_only_looks_like_email_routing_is_not() -> None:
 @pytest.mark.parametrize(
     ("record", "way"),
     [
-        ({"type": "TXT", "name": "example.com", "content": "v=spf1 -all"}, "spf.includes"),
+        ({"type": "TXT", "name": "example.com", "content": "v=spf1 -all"}, "one record"),
+        ({"type": "TXT", "name": "smtp.example.com", "content": "v=spf1 -all"}, "spf.includes"),
         ({"type": "TXT", "name": "m1._domainkey.example.com", "content": "p=x"}, "another selector"),
         ({"type": "TXT", "name": "_dmarc.example.com", "content": "v=DMARC1; p=reject"}, "does not get weaker"),
         ({"type": "MX", "name": "example.com", "content": "mx.example.net"}, "mail: external"),
@@ -140,6 +144,47 @@ def test_each_kind_has_its_own_way_on(record: dict[str, Any], way: str) -> None:
 def test_an_alias_cannot_be_taken_over_and_is_not_said_to_be_a_hosts_name() -> None:
     (finding,) = found({"type": "CNAME", "name": "_dmarc.example.com", "content": "dmarc.example.net"})
     assert finding.fix == "delete it in the Cloudflare dashboard if nothing needs it"
+
+
+OTHERS_SPF = {
+    "type": "TXT",
+    "name": "example.com",
+    "content": '"v=spf1 ip4:192.0.2.7 include:_spf.google.com exists:%{i}.x.example -all"',
+}
+
+
+def test_the_line_that_merges_an_spf_record_does_so_when_it_is_pasted() -> None:
+    (finding,) = found(OTHERS_SPF)
+    line = yaml.safe_load(finding.fix.split("`")[1])
+    assert line["spf"] == {
+        "mechanisms": ["ip4:192.0.2.7", "exists:%{i}.x.example"],
+        "includes": ["_spf.google.com"],
+        "all": "-all",
+        "adopt": True,
+    }
+    assert found(OTHERS_SPF, domain(**line)) == []
+    (claim,) = (one for one in claimed(domain(**line)) if one["name"] == "example.com")
+    assert ownership.replaceable([{"comment": None, **OTHERS_SPF}], claim) == [{"comment": None, **OTHERS_SPF}]
+
+
+def test_a_record_that_allows_more_than_ours_is_not_replaced_and_what_is_lacking_is_named() -> None:
+    change = domain(spf={"includes": ["_spf.google.com"], "adopt": True})
+    (finding,) = found(OTHERS_SPF, change)
+    assert finding.fix.startswith("ours lacks ip4:192.0.2.7, exists:%{i}.x.example; ")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        OTHERS_SPF | {"comment": "x mailroom:other"},
+        OTHERS_SPF | {"content": "v=spf1 include:_spf.mx.cloudflare.net ~all"},
+        OTHERS_SPF | {"name": "smtp.example.com", "content": "v=spf1 -all"},
+    ],
+    ids=["another stack's", "Email Routing's", "a host's"],
+)
+def test_only_a_strangers_record_at_the_domain_itself_is_ever_replaced(record: dict[str, Any]) -> None:
+    change = domain(spf={"includes": ["_spf.google.com", "_spf.mx.cloudflare.net"], "adopt": True})
+    assert [one.id for one in found(record, change)] == ["record-not-ours"]
 
 
 def external(**mx: Any) -> Callable[[dict[str, Any]], object]:

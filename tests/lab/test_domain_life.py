@@ -1,0 +1,271 @@
+"""Domains and DKIM keys come, change and go by settings while the others' mail goes on: one stack, three runs."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from lab.folders import CHECKOUT
+from lab.internet.client import edit_zone
+from lab.internet.names import COLLEAGUES_MX, zone_id
+from operations import dns as outside
+from standards import dkim
+from tests.lab.live_run import forget
+from tests.lab.program import DOMAIN, INSTALLED, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.client import Lab
+
+SECOND, RENAMED, TEAM = "second.test", "post.second.test", "team.second.test"
+ALICE = f"alice@{DOMAIN}"
+PASSWORD = "CANARY-password-of-all"
+LAG_SECONDS = 2.0
+PEM, PKCS1 = Encoding.PEM, PrivateFormat.TraditionalOpenSSL  # as opendkim-genkey writes it
+READY = (
+    rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(PEM, PKCS1, NoEncryption()).decode()
+)
+
+
+def domain(name: str, *users: str, zone: str = "", **keys: Any) -> dict[str, Any]:
+    aliases = {user: [f"{user}@receiver.test"] for user in users}
+    return {"name": name, "zoneId": zone_id(zone or name), "users": list(users), "aliases": aliases, **keys}
+
+
+def first(*stages: tuple[str, str]) -> dict[str, Any]:
+    return domain(DOMAIN, "alice", dkim=[{"selector": selector, "stage": stage} for selector, stage in stages])
+
+
+TEAM_MX = {"type": "MX", "name": TEAM, "content": COLLEAGUES_MX, "priority": 10, "ttl": 300}
+OTHERS_SPF = {"type": "TXT", "name": SECOND, "content": '"v=spf1 ip4:192.0.2.77 -all"', "ttl": 300}
+TEAM_DOMAIN = {"name": TEAM, "zoneId": zone_id(SECOND), "mail": "external", "mx": [COLLEAGUES_MX]}
+
+
+class Knocking:
+    """Greets port 25 again and again; `gaps` counts the times it did not answer, however long each."""
+
+    def __init__(self, address: str) -> None:
+        self.address, self.gaps, self.answers = address, 0, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._knock, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _knock(self) -> None:
+        answered = True
+        while not self._stop.wait(0.05):
+            try:
+                with socket.create_connection((self.address, 25), timeout=5) as connection:
+                    now = connection.recv(4) == b"220 "
+            except OSError:
+                now = False
+            self.answers += now
+            self.gaps += answered and not now
+            answered = now
+
+
+class Story:
+    """The stack and what its runs did to who was already there."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.gaps, self.restarts = -1, -1
+
+    def run(self, *domains: dict[str, Any], passwords: tuple[str, ...]) -> None:
+        """Converge to these domains while somebody knocks."""
+        self.stack.settings["mailroom:domains"] = list(domains)
+        self.stack.settings["mailroom:passwords"] = dict.fromkeys(passwords, PASSWORD)
+        before = self._starts()
+        with Knocking(self.stack.vps.ipv4) as knocking:
+            self.stack.converge()
+        assert knocking.answers
+        self.gaps, self.restarts = knocking.gaps, self._starts() - before
+
+    def _starts(self) -> int:
+        return int(self.stack.vps.ssh("journalctl -u chasquid -o cat | grep -c '^Started '").stdout)
+
+    def everywhere(self, name: str, kind: str = "TXT") -> set[tuple[str, ...]]:
+        """The different answers of both name servers."""
+        answers = outside.look_everywhere(name, kind, outside.Resolver(self.stack.lab.plan.resolver.ipv4))
+        assert len(answers) == 2
+        return {answer.values for answer in answers.values()}
+
+    def key(self, selector: str, of: str = DOMAIN) -> str:
+        """The one TXT value that all name servers give for a key."""
+        ((value,),) = self.everywhere(dkim.record_name(selector, of))
+        return value
+
+    def signing(self, of: str = DOMAIN) -> list[str]:
+        """The key files of a domain on the host."""
+        found = self.stack.vps.ssh(f"cd /etc/mailroom/current/domains/{of} && ls dkim:*.pem")
+        return [name.removeprefix("dkim:").removesuffix(".pem") for name in found.stdout.split()]
+
+    def selectors_of_a_message(self, *arguments: str) -> list[tuple[str, str]]:
+        """Send one to the receiver, which has to trust it; the domain and selector of every valid signature."""
+        status, report = self.stack.send(*arguments)
+        assert status == 0, report
+        return [(one["domain"], one["selector"]) for one in report["dkim"] if one["result"] == "pass"]
+
+    def arrives(self, to: str, at: str, sender: str = ALICE) -> dict[str, Any]:
+        """Send from a user to an address that leads to the receiver or the colleagues."""
+        status, report = self.stack.send("--from", sender, "--to", to)
+        assert status == 0, report
+        known = report["message_id"]
+        return self.stack.lab.wait_message(
+            lambda message: message["message_id"].strip() == known and message["rcpt_to"] == [at]
+        )
+
+
+def gmail(stack: Stack) -> tuple[int, dict[str, Any]]:
+    """`scripts/send_test.py --as gmail`: exit code and report."""
+    command = [sys.executable, "-m", "scripts.send_test", "--stack", stack.name, "--as", "gmail", "--json"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120)
+    assert PASSWORD not in done.stdout + done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def story(lab: Lab) -> Iterator[Story]:
+    """One domain; its second key, made elsewhere, is published and does not sign yet."""
+    vps = lab.fresh_vps(octet=83, installed=INSTALLED)
+    stack = Stack(lab, vps, domains=[first(("m1", "active"), ("m2", "published"))], passwords={ALICE: PASSWORD},
+                  dkimKeys={dkim.record_name("m2", DOMAIN): READY})  # fmt: skip
+    foreign = edit_zone(lab.plan, "POST", SECOND, body=TEAM_MX)
+    stack.converge()
+    yield Story(stack)
+    forget(stack)
+    for record in edit_zone(lab.plan, "GET", SECOND, "?per_page=1000"):
+        if "mailroom:" in (record["comment"] or "") or record["id"] == foreign["id"] or record["name"] == SECOND:
+            edit_zone(lab.plan, "DELETE", SECOND, f"/{record['id']}")
+    lab.remove_vps(vps)
+
+
+def test_a_published_key_made_elsewhere_is_visible_and_does_not_sign(story: Story) -> None:
+    assert story.key("m2") == dkim.key_record(dkim.public_half(READY)[1])
+    assert story.signing() == ["m1"]
+    assert story.selectors_of_a_message() == [(DOMAIN, "m1")]
+
+
+def test_a_key_made_elsewhere_is_in_no_file_of_the_backend_in_clear(story: Story) -> None:
+    # its first half holds the public numbers, which are in the record for everybody
+    lines = {line for pem in (READY, dkim.private_key(READY)) for line in pem.splitlines()[-9:-2]}
+    files = [*story.stack.state_files(), story.stack.file]
+    assert not [
+        path for path in files for text in (path.read_text(errors="replace"),) if any(map(text.__contains__, lines))
+    ]
+
+
+def test_gmail_gets_in_at_both_ports_and_its_code_comes_back_through_the_alias(story: Story) -> None:
+    status, report = gmail(story.stack)
+    assert status == 0, report
+    assert {one["port"] for one in report["attempts"]} == {465, 587}
+    message = story.stack.lab.wait_message(lambda message: report["code"] in message["subject"])
+    assert message["rcpt_to"] == ["alice@receiver.test"]
+
+
+def test_gmail_names_the_field_that_is_wrong(story: Story) -> None:
+    path = f'mailroom:passwords["{ALICE}"]'
+    story.stack.set_secret(path, "CANARY-another-password")
+    status, report = gmail(story.stack)
+    story.stack.set_secret(path, PASSWORD)
+    assert status == 2
+    assert [one["id"] for one in report["findings"]] == ["submission.login"]
+    fields = report["attempts"][0]["fields"]
+    assert {name for name, state in fields.items() if state == "ok"} == {"SMTP server", "port", "secured connection"}
+
+
+def test_a_second_domain_and_the_second_key_come_in_one_run_with_one_restart(story: Story) -> None:
+    edit_zone(story.stack.lab.plan, "POST", SECOND, body=OTHERS_SPF)
+    second = domain(SECOND, "bob", spf={"mechanisms": ["ip4:192.0.2.77"], "adopt": True})
+    story.stack.lab.lag(LAG_SECONDS)
+    try:
+        story.run(first(("m1", "retiring"), ("m2", "active")), second, TEAM_DOMAIN,
+                  passwords=(ALICE, f"bob@{SECOND}"))  # fmt: skip
+    finally:
+        story.stack.lab.lag(0)
+    assert (story.restarts, story.gaps <= 1) == (1, True)
+
+
+def test_the_active_key_signs_and_the_retiring_one_can_still_be_checked(story: Story) -> None:
+    assert story.signing() == ["m2"]
+    assert story.selectors_of_a_message() == [(DOMAIN, "m2")]
+    assert story.key("m1").startswith("v=DKIM1; k=rsa; p=MII")
+
+
+def test_the_new_domain_signs_with_its_own_key_only_after_every_name_server_had_it(story: Story) -> None:
+    bob = f"bob@{SECOND}"
+    assert story.selectors_of_a_message("--from", bob) == [(SECOND, "m1")]
+    name = dkim.record_name("m1", SECOND)
+    (record,) = edit_zone(story.stack.lab.plan, "GET", SECOND, f"?name={name}")
+    stored = story.stack.vps.ssh(f"stat -L -c %.Y /etc/mailroom/current/domains/{SECOND}/dkim:m1.pem").stdout
+    assert float(stored) > datetime.fromisoformat(record["created_on"]).timestamp() + LAG_SECONDS
+
+
+def test_an_spf_record_of_others_was_merged_into_ours_and_not_doubled(story: Story) -> None:
+    assert story.everywhere(SECOND) == {(f"v=spf1 include:_spf.{SECOND} ip4:192.0.2.77 ~all",)}
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "at"), [("abuse", DOMAIN, "alice@receiver.test"), ("postmaster", SECOND, "bob@receiver.test")]
+)
+def test_postmaster_and_abuse_of_every_domain_reach_a_person(story: Story, role: str, name: str, at: str) -> None:
+    story.arrives(f"{role}@{name}", at)
+
+
+def test_another_domains_user_reaches_a_mailbox_elsewhere_at_its_own_mx(story: Story) -> None:
+    message = story.arrives(f"carol@{TEAM}", f"carol@{TEAM}")
+    assert (message["spf"], message["dmarc"]) == ("pass", "pass")
+
+
+def test_a_renamed_domain_and_a_revoked_key_cost_the_others_one_restart(story: Story) -> None:
+    story.run(first(("m1", "revoked"), ("m2", "active")), domain(RENAMED, "bob", zone=SECOND),
+              passwords=(ALICE, f"bob@{RENAMED}"))  # fmt: skip
+    assert (story.restarts, story.gaps <= 1) == (1, True)
+
+
+def test_the_revoked_key_is_taken_back_and_the_active_one_signs_on(story: Story) -> None:
+    assert story.key("m1") == dkim.REVOKED
+    assert story.selectors_of_a_message() == [(DOMAIN, "m2")]
+
+
+def test_nothing_of_the_old_name_is_left(story: Story) -> None:
+    assert story.everywhere(SECOND, "MX") == story.everywhere(SECOND) == {()}
+    ours = edit_zone(story.stack.lab.plan, "GET", SECOND, "?per_page=1000")
+    assert {record["name"].partition(RENAMED)[1] for record in ours if "mailroom:" in (record["comment"] or "")} == {
+        RENAMED
+    }
+    with smtplib.SMTP(story.stack.vps.ipv4, 25, "client.test", timeout=30) as client:
+        client.ehlo()
+        assert client.mail("")[0] == 250
+        assert client.rcpt(f"bob@{RENAMED}")[0] == 250
+        assert client.rcpt(f"bob@{SECOND}")[0] >= 500
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        smtplib.SMTP_SSL(story.stack.vps.ipv4, 465, "client.test", context=context, timeout=30) as client,
+        pytest.raises(smtplib.SMTPAuthenticationError),
+    ):
+        client.login(f"bob@{SECOND}", PASSWORD)
+
+
+def test_the_new_name_sends_and_receives(story: Story) -> None:
+    assert story.selectors_of_a_message("--from", f"bob@{RENAMED}") == [(RENAMED, "m1")]
+    story.arrives(f"bob@{RENAMED}", "bob@receiver.test")
