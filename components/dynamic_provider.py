@@ -37,8 +37,8 @@ if _in_provider_process():
     traceback.format_exc = _own_words(traceback.format_exc)
 
 
-def progress(message: str) -> None:
-    """Show `message` in the running `pulumi up`, as the engine's own log lines are shown.
+def progress(message: str, *, warning: bool = False) -> None:
+    """Show `message` in the running `pulumi up`, as the engine's own log lines are shown; a `warning` stays at its end.
 
     Dynamic providers get no logger from the SDK; the engine's address is the plugin's last argument, as for
     every plugin (pulumi/pulumi sdk/go/common/resource/plugin). Outside a plugin process it does nothing.
@@ -49,7 +49,7 @@ def progress(message: str) -> None:
     from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
 
     with grpc.insecure_channel(sys.argv[-1]) as channel:
-        request = engine_pb2.LogRequest(severity=engine_pb2.INFO, message=message)
+        request = engine_pb2.LogRequest(severity=engine_pb2.WARNING if warning else engine_pb2.INFO, message=message)
         engine_pb2_grpc.EngineStub(channel).Log(request, timeout=5)
 
 

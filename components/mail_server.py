@@ -15,7 +15,7 @@ from components.dns import DnsArgs, HostDns, MailDns, Propagated, SpfTakeover, Z
 from components.host import Host, HostArgs
 from components.reverse_dns import ReverseDns, ReverseDnsArgs
 from standards import dkim, ownership
-from standards.records import Record, domain_spf, unquoted, wanted_records
+from standards.records import Record, domain_spf, ours_around, report_receivers, unquoted, wanted_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,6 +109,7 @@ class MailServer(pulumi.ComponentResource):
                     if domain.zone_id == zone_id and not wave
                 ],
                 published=[] if wave else published,
+                reports=[] if wave else self._reports_to_others(zone_id),
                 resolver=self._settings.resolver,
                 stack=self._settings.stack,
                 token=pulumi.Output.secret(api.api_token.get_secret_value()),
@@ -116,6 +117,16 @@ class MailServer(pulumi.ComponentResource):
                 opts=self._child(after),
             )
             for zone_id, names in owners.items()
+        ]
+
+    def _reports_to_others(self, zone_id: str) -> list[dict[str, str]]:
+        domains = self._settings.domains
+        return [
+            {"domain": domain.name, "receiver": receiver}
+            for domain in domains
+            if domain.zone_id == zone_id
+            for receiver in report_receivers(domain)
+            if ours_around(receiver, domains) is None
         ]
 
     def _room_for_spf(self, gates: Sequence[pulumi.Resource]) -> dict[str, list[pulumi.Resource]]:

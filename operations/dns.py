@@ -23,6 +23,7 @@ from dns.rdtypes.ANY.TXT import TXT
 from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 
+from standards import dmarc
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
@@ -409,6 +410,29 @@ def _repeat(look: Callable[[], Callable[[float], str] | None], timeout: float, l
             log(missing(now - started))
         time.sleep(min(pause, left))
         pause = min(pause * 1.6, LONGEST_PAUSE)
+
+
+def check_leave(domain: str, receiver: str, resolver: Resolver) -> list[Finding]:
+    """Whether `receiver`, a domain of others, says that it takes DMARC reports about `domain`; a warning if not."""
+    name = dmarc.report_name(domain, receiver)
+    try:
+        if any(dmarc.is_record(value) for value in resolver.resolve(name, "TXT")):
+            return []
+        found = "no such record"
+    except CouldNotTell as reason:
+        found = str(reason)
+    return [
+        Finding(
+            severity="warning",
+            id="dmarc.report-leave",
+            subject=f"DMARC reports about {domain}",
+            expected=f'{name} TXT "{dmarc.LEAVE}"',
+            found=found,
+            why=f"{receiver} is not among your domains: without this record receivers send it no reports "
+            "(RFC 9990 section 4)",
+            fix=f"ask who runs {receiver} to publish it, or write an address of your own into dmarc.rua and dmarc.ruf",
+        )
+    ]
 
 
 def reverse_name(ip: str) -> str:

@@ -1,4 +1,4 @@
-"""DMARC policy records (RFC 9989): building ours, reviewing any.
+"""DMARC policy records (RFC 9989) and leave for reports to other domains (RFC 9990): building ours, reviewing any.
 
 Whether a domain is ready for a stricter policy is not decided here.
 """
@@ -22,12 +22,23 @@ REMOVED_TAGS: Final = {
     "rf": "take it out, there is one report format",
     "ri": "take it out, reports come daily",
 }
+LEAVE: Final = "v=DMARC1"
 _FAILURE_OPTIONS: Final = re.compile(r"[01ds](:[01ds])*")
 
 
 def record_name(domain: str) -> str:
     """Where receivers look for the policy."""
     return f"_dmarc.{domain}"
+
+
+def report_name(domain: str, receiver: str) -> str:
+    """Where the domain `receiver` says that it takes reports about `domain` (RFC 9990 section 4)."""
+    return f"{domain}._report._dmarc.{receiver}"
+
+
+def needs_leave(domain: str, receiver: str) -> bool:
+    """Whether reports about `domain` go to somebody else's domain, as far as the names tell."""
+    return not (f".{domain}".endswith(f".{receiver}") or receiver.endswith(f".{domain}"))
 
 
 def failure_options(text: str) -> str:

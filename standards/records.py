@@ -97,6 +97,7 @@ def wanted_records(settings: Settings, dkim_public: Mapping[tuple[str, str], str
     records = [record for host in settings.hosts for record in _of_host(host, settings)]
     for domain in settings.domains:
         records += _of_domain(domain, settings)
+    records += _leave_for_reports(settings.domains)
     return [
         with_dkim_key(record, dkim_public[record.dkim])
         if record.content is None and record.dkim and record.dkim in dkim_public
@@ -117,8 +118,8 @@ def zone_of(host: HostSettings, domains: Sequence[DomainSettings]) -> str | None
     """The zone a host's name is written to: its own setting, else that of the longest domain around it."""
     if host.zone_id:
         return host.zone_id
-    around = [domain for domain in domains if f".{host.name}".endswith(f".{domain.name}")]
-    return max(around, key=lambda domain: len(domain.name)).zone_id if around else None
+    around = ours_around(host.name, domains)
+    return around.zone_id if around else None
 
 
 def _of_host(host: HostSettings, settings: Settings) -> Iterator[Record]:
@@ -186,6 +187,33 @@ def domain_spf(domain: DomainSettings) -> str:
     """The text of the SPF record at a sending domain; our hosts come first, they answer soonest."""
     ours = [f"include:_spf.{domain.name}", *domain.spf.mechanisms]
     return spf.record(ours, domain.spf.includes, ending=domain.spf.all)
+
+
+def report_receivers(domain: DomainSettings) -> list[str]:
+    """The domains of others, each once, that reports about a domain are sent to."""
+    addresses = (*domain.dmarc.rua, *domain.dmarc.ruf)
+    receivers = dict.fromkeys(address.rpartition("@")[2].lower() for address in addresses)
+    return [receiver for receiver in receivers if dmarc.needs_leave(domain.name, receiver)]
+
+
+def ours_around(name: str, domains: Sequence[DomainSettings]) -> DomainSettings | None:
+    """The listed domain in whose zone a name is."""
+    around = [domain for domain in domains if f".{name}".endswith(f".{domain.name}")]
+    return max(around, key=lambda domain: len(domain.name), default=None)
+
+
+def _leave_for_reports(domains: Sequence[DomainSettings]) -> Iterator[Record]:
+    for domain in domains:
+        for receiver in report_receivers(domain):
+            if ours := ours_around(receiver, domains):
+                yield _txt(
+                    ours,
+                    f"dmarc-report/{domain.name}" + ("" if receiver == ours.name else f"/{receiver}"),
+                    dmarc.report_name(domain.name, receiver),
+                    dmarc.LEAVE,
+                    f"This domain takes the DMARC reports about {domain.name}",
+                    "mail",
+                )
 
 
 def _txt(domain: DomainSettings, kind: str, name: str, text: str, reason: str, wave: Wave = "identity") -> Record:

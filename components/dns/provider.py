@@ -37,7 +37,10 @@ class ZoneGateProvider(Provider):
         findings = zone.verify(*inputs["names"])
         if not findings:
             findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
-            findings += _costly_spf(inputs)
+            findings += [*_costly_spf(inputs), *_unwelcome_reports(inputs)]
+        for finding in findings:
+            if finding.severity != "error":
+                progress(str(finding).removeprefix("warning: "), warning=True)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             headline = f"the zone of {', '.join(inputs['names'])} is not ready for us; nothing was changed in it"
@@ -59,10 +62,23 @@ def _costly_spf(inputs: Properties) -> list[Finding]:
     return found
 
 
+def _unwelcome_reports(inputs: Properties) -> list[Finding]:
+    """Reports that will not be sent, because their receiver does not say that it wants them."""
+    from operations import dns
+
+    resolver = dns.Resolver(inputs.get("resolver"))
+    return [
+        finding
+        for report in inputs["reports"]
+        for finding in dns.check_leave(report["domain"], report["receiver"], resolver)
+    ]
+
+
 class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
     """The gate of one zone, for the owners `names` of what we write there: nothing is written before it has read it.
 
-    `senders` are the SPF records {domain, text} to look at, `published` what we will publish that they may name.
+    `senders` are the SPF records {domain, text} to look at, `published` what we will publish that they may name,
+    `reports` the domains of others that shall get DMARC reports, as {domain, receiver}.
     """
 
     def __init__(
@@ -74,6 +90,7 @@ class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
         wanted: Sequence[Mapping[str, Any]],
         senders: Sequence[Mapping[str, str]],
         published: Sequence[Mapping[str, str]],
+        reports: Sequence[Mapping[str, str]],
         resolver: str | None,
         stack: str,
         token: pulumi.Input[str],
@@ -87,6 +104,7 @@ class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
             "wanted": list(wanted),
             "senders": list(senders),
             "published": list(published),
+            "reports": list(reports),
             "resolver": resolver,
             "stack": stack,
             "token": token,

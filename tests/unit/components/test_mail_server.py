@@ -201,6 +201,14 @@ def test_the_gate_gets_each_spf_record_with_ours_that_it_includes(run_program: A
     assert all(not one["value"].startswith('"') for one in inputs["published"])
 
 
+def test_only_reports_to_domains_of_others_are_asked_about(run_program: Any) -> None:
+    def reporting(config: dict[str, Any]) -> None:
+        config["mailroom:domains"][0]["dmarc"] = {"rua": ["a@in.example.test", "b@reports.example"]}
+
+    wanted = [{"domain": "example.test", "receiver": "reports.example"}]
+    assert run_program(reporting).inputs(ZONE_GATE)["reports"] == wanted
+
+
 def test_an_imported_dkim_key_reaches_its_own_selector_alone_and_stays_secret(run_program: Any) -> None:
     def imported(config: dict[str, Any]) -> None:
         config["mailroom:domains"][0]["dkim"] = [{"selector": "m1"}, {"selector": "m2", "stage": "published"}]

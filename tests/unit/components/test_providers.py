@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 
 from components.chasquid.provider import UsersProvider
 from components.dkim.provider import DkimKeyProvider
+from components.dns import provider
 from components.dns.provider import SpfTakeoverProvider, ZoneGateProvider
 from components.dynamic_provider import _own_words
 from components.reverse_dns.provider import PtrCheckProvider, PtrRecordProvider
@@ -31,9 +32,9 @@ def test_a_dkim_key_is_rsa_2048_and_its_public_half_belongs_to_it() -> None:
 
 
 def test_a_dkim_key_survives_an_update() -> None:
-    provider = DkimKeyProvider()
-    made = provider.create(dict(KEY)).outs
-    assert provider.update("id", made, dict(KEY)).outs == made
+    keys = DkimKeyProvider()
+    made = keys.create(dict(KEY)).outs
+    assert keys.update("id", made, dict(KEY)).outs == made
 
 
 def ready_key() -> str:
@@ -139,6 +140,7 @@ def gate(kinds: list[str]) -> dict[str, Any]:
         "wanted": [claim],
         "senders": [],
         "published": [],
+        "reports": [],
         "resolver": None,
         "stack": "dev",
         "token": "CANARY-token",
@@ -183,6 +185,24 @@ def test_what_we_will_publish_counts_and_a_silent_server_stops_nothing(monkeypat
     monkeypatch.setattr(outside.Resolver, "resolve", silent)
     made = ZoneGateProvider().create(sender("v=spf1 include:_spf.example.com include:x.example ~all"))
     assert (made.id, asked) == ("gate", [("x.example", "TXT")])
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [(["v=DMARC1"], 0), (["v=DMARC1; rua=mailto:x@y.example"], 0), ([], 1), (["hello"], 1)]
+)
+def test_reports_to_others_that_nobody_welcomes_are_told_and_stop_nothing(
+    monkeypatch: pytest.MonkeyPatch, answer: list[str], told: int
+) -> None:
+    said: list[str] = []
+    asked: list[str] = []
+    monkeypatch.setattr(cloudflare, "Zone", FakeZone)
+    monkeypatch.setattr(outside.Resolver, "resolve", lambda _, name, kind: asked.append(name) or answer)
+    monkeypatch.setattr(provider, "progress", lambda text, warning=False: said.append(text) if warning else None)
+    reports = [{"domain": "example.com", "receiver": "reports.example"}]
+    assert ZoneGateProvider().create(gate(["SPF"]) | {"reports": reports}).id == "gate"
+    assert asked == ["example.com._report._dmarc.reports.example"]
+    assert len(said) == told
+    assert all('expected: example.com._report._dmarc.reports.example TXT "v=DMARC1"' in text for text in said)
 
 
 def test_a_takeover_removes_only_what_ours_allows_as_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,3 +273,43 @@ def test_checkdmarc_reads_the_policy(name: str, policy: str) -> None:
 def test_our_hosts_addresses_come_without_those_switched_off() -> None:
     hosts = load(every_kind).hosts
     assert records.sending_addresses(hosts) == (["192.0.2.10", "192.0.2.11"], ["2001:db8::10"])
+
+
+def reporting(*addresses: str) -> Callable[[dict[str, Any]], object]:
+    def change(values: dict[str, Any]) -> None:
+        domain(dmarc={"rua": list(addresses)})(values)
+        second_domain(name="second.example", aliases={"dmarc": ["x@elsewhere.example"]})(values)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("dmarc@second.example", "example.com._report._dmarc.second.example"),
+        ("dmarc@in.second.example", "example.com._report._dmarc.in.second.example"),
+        ("dmarc@example.com", None),
+        ("dmarc@in.example.com", None),  # the same organisation
+        ("dmarc@reports.example", None),  # not ours to write
+    ],
+)
+def test_checkdmarc_finds_our_leave_for_reports_to_another_domain_of_ours(
+    monkeypatch: pytest.MonkeyPatch, address: str, name: str | None
+) -> None:
+    wanted = wanted_records(load(reporting(address)))
+    leave = [record for record in wanted if "._report." in record.name]
+    assert [(record.name, record.wave) for record in leave] == ([(name, "mail")] if name else [])
+    if name is None:
+        return
+    assert (leave[0].zone_id, leave[0].owner) == (OTHER_ZONE, "second.example")
+    texts = {record.name: [unquoted(record.shown)] for record in wanted if record.type == "TXT"}
+    monkeypatch.setattr(checkdmarc.dmarc, "query_dns", lambda asked, *_, **__: texts.get(asked, []))
+    receiver = address.partition("@")[2]
+    checkdmarc.dmarc.verify_dmarc_report_destination("example.com", receiver)
+    with pytest.raises(checkdmarc.dmarc.UnverifiedDMARCURIDestination):
+        checkdmarc.dmarc.verify_dmarc_report_destination("other.example.net", receiver)
+
+
+def test_two_addresses_at_one_domain_need_one_leave() -> None:
+    wanted = wanted_records(load(reporting("dmarc@second.example", "x@second.example")))
+    assert len([record for record in wanted if "._report." in record.name]) == 1
