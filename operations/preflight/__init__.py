@@ -319,7 +319,7 @@ def _rows(result: Result) -> list[tuple[str, str]]:
     rows.append(("clock", f"{facts['time'] - result.seen.at:+.0f} s from this machine's"))
     own = [each for group in (facts["addresses"] or {}).values() for each in group]
     rows.append(("addresses", ", ".join(own) or "none"))
-    rows.append(("provider", result.hoster.name if result.hoster is not UNKNOWN else "not known by name or hardware"))
+    rows.append(("provider", judgement.described(result.hoster)))
     rows += [("outgoing 25", f"{each['server']} {each['address']}: {each['outcome']}")
              for each in result.outbound.get("tries", [])]  # fmt: skip
     for address, ports in (result.inbound.ports if result.inbound else {}).items():

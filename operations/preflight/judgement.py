@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from components.host.requirements import is_behind_nat, stays_inside
 from operations.preflight.outside import LISTENER, NO_ROUTE, OTHER
 from standards.finding import Finding, Severity
-from standards.hosters import Hoster, known_by
+from standards.hosters import UNKNOWN, Hoster, known_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -213,6 +213,17 @@ def judge_reverse(findings: Sequence[Finding], chosen: str, hoster: Hoster) -> l
             way += f"; or `reverseDns: {{provider: {hoster.key}}}` lets `up` set it"
         weighed.append(replace(finding, severity="warning", fix=way))
     return weighed
+
+
+def described(hoster: Hoster) -> str:
+    """The provider, and who sets reverse DNS there."""
+    if hoster is UNKNOWN:
+        return "not known by name or hardware; reverse DNS is set in its panel"
+    if hoster.key in api_providers():
+        return (
+            f"{hoster.name}; `up` sets reverse DNS with `reverseDns: {{provider: {hoster.key}}}`, else its panel does"
+        )
+    return f"{hoster.name}; a person sets reverse DNS: {hoster.ptr}"
 
 
 def api_providers() -> tuple[str, ...]:

@@ -200,6 +200,12 @@ def test_each_provider_whose_api_up_uses_can_be_recognised() -> None:
     assert keys == set(judgement.api_providers()) == set(PROVIDERS)
 
 
+def test_who_sets_reverse_dns_is_told_before_a_stack_lists_the_host() -> None:
+    assert "`reverseDns: {provider: contabo}`" in judgement.described(known_by(["vmi1.contaboserver.net"], []))
+    assert "a person sets reverse DNS: my.vultr.com" in judgement.described(known_by([], ["Vultr"]))
+    assert "not known" in judgement.described(UNKNOWN)
+
+
 def test_forward_records_are_what_up_publishes_and_no_reason_against_the_host() -> None:
     assert judgement.judge_reverse([replace(PTR, id="ptr.forward")], "manual", UNKNOWN) == []
 
