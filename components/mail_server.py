@@ -151,7 +151,9 @@ class MailServer(pulumi.ComponentResource):
     def _host(self, host: HostSettings, gates: Sequence[pulumi.Resource]) -> Host:
         key = self._settings.ssh_private_key
         private = pulumi.Output.secret(key.get_secret_value()) if key else None
-        return Host(host.name, HostArgs(settings=host, private_key=private, gates=gates), self._child())
+        check = self._settings.outbound_check
+        args = HostArgs(settings=host, private_key=private, gates=gates, outbound_check=check)
+        return Host(host.name, args, self._child())
 
     def _dkim_keys(self) -> list[tuple[str, str]]:
         return [record.dkim for record in self._records if record.dkim is not None and record.content is None]

@@ -452,6 +452,12 @@ class Options(_Settings):
     resolver: Annotated[str, AfterValidator(names.ip_address)] | None = Field(
         default=None, description="the address of a resolver to ask instead of the system's", examples=["192.0.2.53"]
     )
+    outbound_check: tuple[Annotated[str, AfterValidator(names.dns_name)], ...] = Field(
+        default=("gmail-smtp-in.l.google.com", "outlook-com.olc.protection.outlook.com", "mx1.mailbox.org"),
+        description="a list of mail servers of different operators, to see whether a host's port 25 is open",
+        examples=["[gmail-smtp-in.l.google.com, mx1.mailbox.org]"],
+        min_length=1,
+    )
     ssh_private_key: Annotated[SecretStr, _secret(_private_key)] | None = Field(
         default=None, description="an SSH private key, secret", examples=["{secure: ...}"]
     )

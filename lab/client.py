@@ -213,6 +213,7 @@ class Lab:
             "mailroom:hosts": [{key: value for key, value in host.items() if value}],
             "mailroom:domains": [domain],
             "mailroom:resolver": plan.resolver.ipv4,
+            "mailroom:outboundCheck": ["mx.receiver.test", "mx.colleagues.test"],
             "mailroom:passwords": {"alice@example.test": "a-password-of-the-lab"},
             "mailroom:acme": {
                 "token": ACME_TOKEN,

@@ -35,11 +35,15 @@ CHANGE_LIMIT = 40  # seconds; has to end before mailroom-rollback.timer does
 
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
-    """`settings` is one entry of mailroom:hosts; `private_key` is the operator's key, or None for the SSH agent."""
+    """`settings` is one entry of mailroom:hosts; `private_key` is the operator's key, or None for the SSH agent.
+
+    `outbound_check` names mail servers that the host has to reach.
+    """
 
     settings: HostSettings
     private_key: pulumi.Output[str] | None
     gates: Sequence[pulumi.Resource]
+    outbound_check: Sequence[str]
 
 
 class Host(pulumi.ComponentResource):
@@ -62,7 +66,13 @@ class Host(pulumi.ComponentResource):
             dial_error_limit=0,  # every dial is a login: ten more of a refused one look like an attack
             per_dial_timeout=10,
         )
-        self.gate = HostGate(f"{name}/gate", settings=args.settings, private_key=args.private_key, opts=self._child(()))
+        self.gate = HostGate(
+            f"{name}/gate",
+            settings=args.settings,
+            private_key=args.private_key,
+            outbound_check=args.outbound_check,
+            opts=self._child(()),
+        )
         scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
         self._last: pulumi.Resource = scripts
         self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)

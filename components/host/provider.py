@@ -13,7 +13,7 @@ from components.dynamic_provider import Properties, Provider, progress
 from standards.finding import Problems, error_about
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pulumi
 
@@ -41,7 +41,7 @@ class HostGateProvider(Provider):
     """Connects with the pinned key, reads facts and judges them; changes nothing.
 
     Raises `Problems` with every reason: no answer, another host key, a refused login, an OS, architecture,
-    clock, port or disk that does not fit.
+    clock, port or disk that does not fit, mail that cannot leave.
     """
 
     outputs = ("os",)
@@ -50,6 +50,7 @@ class HostGateProvider(Provider):
         """Return the name and version of the host's operating system as `os`."""
         from components.host.requirements import judge, unreadable
         from operations import ssh
+        from operations.preflight import judgement, outside
 
         host, target = _login(inputs)
         progress(f"checking host {host.name} at {target.address}")
@@ -58,6 +59,10 @@ class HostGateProvider(Provider):
             raise Problems(f"{host.name} cannot be read; nothing was changed", [unreadable(host, answer.stderr)])
         facts = json.loads(answer.stdout)
         findings = judge(facts, host, time.time())
+        if not any(finding.severity == "error" for finding in findings):
+            progress(f"checking outgoing port 25 of {host.name}")
+            went_out = outside.outbound(target, inputs["outbound_check"])
+            findings += judgement.judge_outbound(went_out, facts, host, judgement.provider(facts, {}))
         errors = [finding for finding in findings if finding.severity == "error"]
         for remark in findings:
             if remark.severity != "error":
@@ -136,7 +141,7 @@ class Access(Resource, module="mailroom", name="Access"):
 
 
 class HostGate(Resource, module="mailroom", name="HostGate"):
-    """The wave-1 gate of one host; `os` is what runs there."""
+    """The wave-1 gate of one host; `os` is what runs there, `outbound_check` the mail servers it has to reach."""
 
     os: pulumi.Output[str]
 
@@ -146,10 +151,12 @@ class HostGate(Resource, module="mailroom", name="HostGate"):
         *,
         settings: HostSettings,
         private_key: pulumi.Input[str] | None,
+        outbound_check: Sequence[str],
         opts: pulumi.ResourceOptions,
     ) -> None:
         inputs = {
             **_login_inputs(settings, private_key),
+            "outbound_check": list(outbound_check),
             "os": None,
         }
         super().__init__(HostGateProvider(), name, inputs, opts)

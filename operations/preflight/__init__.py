@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.host.requirements import judge
-from components.settings import HostSettings
+from components.settings import HostSettings, Options
 from components.settings_explain import explain
 from operations import dns, report, ssh, stacks
 from operations.new_stack import EXAMPLE_KEY
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
     Say = Callable[[str], None]
 
-# Big receivers of different operators; each has IPv4, the first and the last have IPv6.
-RECEIVERS = ("gmail-smtp-in.l.google.com", "outlook-com.olc.protection.outlook.com", "mx1.mailbox.org")
+CHECK = "mailroom:outboundCheck"
 LIMIT_MINUTES = 30.0
 UNPINNED = EXAMPLE_KEY
 """Stands for a key that is not known yet where settings need one, as in the shipped example; no host has it."""
@@ -44,7 +43,10 @@ UNPINNED = EXAMPLE_KEY
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to look at and how; `limit` in seconds, None for one try. `repin` replaces another pinned key."""
+    """What to look at and how; `limit` in seconds, None for one try. `repin` replaces another pinned key.
+
+    `receivers` are mail servers to try; without them those of the stack, or the setting's default.
+    """
 
     address: str
     user: str | None = None
@@ -53,7 +55,7 @@ class Request:
     limit: float | None = None
     pin: bool = False
     repin: bool = False
-    receivers: Sequence[str] = RECEIVERS
+    receivers: Sequence[str] = ()
     resolver: str | None = None
 
     @classmethod
@@ -62,7 +64,7 @@ class Request:
         return cls(
             address=chosen.address, user=chosen.user, port=chosen.port, stack=chosen.stack,
             limit=chosen.limit * 60 if chosen.wait else None, pin=chosen.pin or chosen.repin, repin=chosen.repin,
-            receivers=chosen.receiver or RECEIVERS, resolver=chosen.resolver,
+            receivers=chosen.receiver or (), resolver=chosen.resolver,
         )  # fmt: skip
 
 
@@ -118,8 +120,9 @@ def _tried(
     say("trying the mail ports from the host and from here, and asking for reverse names")
     with ThreadPoolExecutor() as pool:
         asked = {address: pool.submit(_reverse_names, address, resolver) for address in families.values()}
-        out = pool.submit(outside.outbound, target, request.receivers)
-        references = _references(request.receivers, resolver)
+        receivers = request.receivers or _receivers(file)
+        out = pool.submit(outside.outbound, target, receivers)
+        references = _references(receivers, resolver)
         came_in = outside.inbound(target, list(families.values()), references)
         reverse = {address: each.result() for address, each in asked.items()}
         went_out = out.result()
@@ -229,6 +232,13 @@ def _is_address(text: str) -> bool:
 def _text(file: StackFile | None, key: str) -> str | None:
     value = file.config.get(key) if file else None
     return value if isinstance(value, str) else None
+
+
+def _receivers(file: StackFile | None) -> Sequence[str]:
+    """The mail servers that the stack names, else big ones of different operators."""
+    listed = file.config.get(CHECK) if file else None
+    default: Sequence[str] = Options.model_fields["outbound_check"].default
+    return [str(name) for name in listed] if isinstance(listed, list) and listed else default
 
 
 def _unlisted(request: Request, file: StackFile) -> Finding:
