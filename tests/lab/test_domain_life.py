@@ -243,7 +243,7 @@ def test_a_renamed_domain_and_a_revoked_key_cost_the_others_one_restart(story: S
 
 def test_the_revoked_key_is_taken_back_and_the_active_one_signs_on(story: Story) -> None:
     assert story.key("m1") == dkim.REVOKED
-    assert story.selectors_of_a_message() == [(DOMAIN, "m2")]
+    assert story.signing() == ["m2"]
 
 
 def test_nothing_of_the_old_name_is_left(story: Story) -> None:
