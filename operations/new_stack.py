@@ -152,7 +152,7 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
         notes.append(f"mail to {answers.domain} goes on being received by {', '.join(existing.mx)} (mail: external)")
     elif existing.mx and not ours:
         notes.append(f"the MX records ({', '.join(existing.mx)}) have to go before `up`: it names them and stops")
-    entry["spf"] = _spf(existing, notes)
+    entry["spf"] = _spf(answers, existing, notes)
     entry["dmarc"] = _dmarc(answers, existing, notes)
     entry["dkim"] = [{"selector": _selector(existing), "stage": "active"}]
     entry["users"] = [answers.user]
@@ -161,20 +161,12 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
     return entry, notes
 
 
-def _spf(existing: Existing, notes: list[str]) -> dict[str, Any]:
-    """What others may already send by stays allowed."""
-    terms = list(dict.fromkeys(term for text in existing.spf for term in text.split()[1:]))
-    kept: dict[str, Any] = {"mechanisms": [], "includes": [], "all": "~all"}
-    for term in terms:
-        bare = term.removeprefix("+")
-        if bare.lower().endswith("all") and bare[-3:].lower() == "all" and len(bare) <= len("~all"):
-            kept["all"] = bare.lower() if bare.lower() in {"-all", "?all"} else "~all"
-        elif bare.lower().startswith("include:"):
-            kept["includes"].append(bare.partition(":")[2])
-        else:
-            kept["mechanisms"].append(bare)
-    if terms:
-        notes.append(f"the senders of the SPF record that is there were taken over: {' '.join(terms)}")
+def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
+    """What others may already send by stays allowed; their record gives way to the one that says both."""
+    kept = {"mechanisms": [], "includes": [], "all": "~all", **spf.as_settings(existing.spf, answers.domain)}
+    if existing.spf:
+        kept["adopt"] = True
+        notes.append(f"`up` replaces {'; '.join(existing.spf)} by one SPF record that allows the same and your host")
     return kept
 
 

@@ -102,7 +102,8 @@ def test_an_mx_of_our_own_host_is_no_foreign_one() -> None:
 def test_the_senders_of_a_record_that_is_there_may_go_on() -> None:
     existing = Existing(spf=("v=spf1 +ip4:198.51.100.7 include:_spf.google.com -all",))
     made = domain_of(draft(ANSWERS, ZONE, existing))
-    assert made["spf"] == {"mechanisms": ["ip4:198.51.100.7"], "includes": ["_spf.google.com"], "all": "-all"}
+    senders = {"mechanisms": ["ip4:198.51.100.7"], "includes": ["_spf.google.com"], "all": "-all"}
+    assert made["spf"] == senders | {"adopt": True}
 
 
 def test_a_selector_that_is_taken_is_not_used_again() -> None:
