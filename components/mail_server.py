@@ -196,8 +196,8 @@ class MailServer(pulumi.ComponentResource):
 
     def _users(self) -> Users:
         passwords = {
-            address: pulumi.Output.secret(password.get_secret_value())
-            for address, password in self._settings.passwords.items()
+            address: pulumi.Output.secret(self._settings.passwords[address].get_secret_value())
+            for address in self._settings.logins
         }
         domains = [domain.name for domain in self._settings.served]
         return Users("users", domains=domains, passwords=passwords, opts=self._child())

@@ -17,8 +17,8 @@ def outputs(settings: Settings, server: MailServer) -> dict[str, Any]:
     """All stack outputs by name.
 
     `records` are {name, type, content, priority, ttl, reason}, `dkim` {domain, selector, stage, name, record},
-    `gmail` the fields of Gmail's "Send mail as" for each user. `passwords` (secret) holds only users that say
-    `export: true`.
+    `users` are those that may send, `gmail` the fields of Gmail's "Send mail as" for each. `passwords` (secret) holds
+    only users that say `export: true`, and their tokens.
     """
     return {
         "hosts": [_host(host) for host in settings.hosts],
@@ -51,8 +51,8 @@ def outputs(settings: Settings, server: MailServer) -> dict[str, Any]:
 
 
 def addresses(settings: Settings) -> list[str]:
-    """Every user's address, in the order of the settings."""
-    return [f"{user.name}@{domain.name}" for domain in settings.domains for user in domain.users]
+    """The address of every user that may send, in the order of the settings."""
+    return [f"{user.name}@{domain.name}" for domain in settings.domains for user in domain.users if user.send]
 
 
 def _host(host: Any) -> dict[str, Any]:
@@ -87,7 +87,10 @@ def _gmail(settings: Settings, address: str) -> dict[str, Any]:
 
 
 def _exported(settings: Settings) -> dict[str, Any]:
-    exported = {f"{user.name}@{domain.name}" for domain in settings.domains for user in domain.users if user.export}
+    exported = {
+        login for domain in settings.domains for user in domain.users if user.export
+        for login in user.logins(domain.name)
+    }  # fmt: skip
     if not exported:
         return {}
     chosen = {address: settings.passwords[address].get_secret_value() for address in sorted(exported)}

@@ -285,9 +285,10 @@ class LimitSettings(_Settings):
 
 
 class UserSettings(_Settings):
-    """An account that may send; `export` puts its password into the (secret) stack outputs.
+    """An account that may send; `export` puts its passwords into the (secret) stack outputs.
 
-    Beside its own address and the aliases that end at it, it may use the addresses in `identities`.
+    Beside its own address and the aliases that end at it, it may use the addresses in `identities`. Each of `tokens`
+    is a login of its own for a program, `name+token@domain`, that sends as the user and within the user's limits.
     """
 
     name: Annotated[str, AfterValidator(names.user)] = Field(
@@ -302,6 +303,15 @@ class UserSettings(_Settings):
     limits: LimitSettings = Field(
         default=LimitSettings(), description="limits of this user instead of the stack's", examples=["{day: 5000}"]
     )
+    send: bool = Field(default=True, description="whether it may log in and send, or only receive", examples=["off"])
+    tokens: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], ...] = Field(
+        default=(), description="a list of names of application tokens", examples=["[shop, printer]"]
+    )
+
+    def logins(self, domain: str) -> list[str]:
+        """The addresses it logs in with, its own first; none when it only receives."""
+        names = [self.name, *(f"{self.name}{passwords.TOKEN_MARK}{token}" for token in self.tokens)]
+        return [f"{name}@{domain}" for name in names] if self.send else []
 
     @model_validator(mode="before")
     @classmethod
@@ -554,6 +564,11 @@ class Settings(Options):
     def served(self) -> tuple[DomainSettings, ...]:
         """The domains whose mail we handle: all but the silent ones."""
         return tuple(domain for domain in self.domains if domain.mail != "none")
+
+    @property
+    def logins(self) -> list[str]:
+        """Every address that somebody logs in with; each has a password."""
+        return [login for domain in self.domains for user in domain.users for login in user.logins(domain.name)]
 
     def warnings(self) -> list[Finding]:
         """What works but deserves a word."""

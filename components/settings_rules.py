@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LimitSettings,
         Options,
         Settings,
+        UserSettings,
     )
 
 _SENDER_ROOM: Final = 30  # most people's addresses are shorter
@@ -378,22 +379,49 @@ def _passwords(parts: Parts) -> Iterator[Finding]:
     addresses: set[str] = set()
     for path, domain in parts.domains:
         for position, user in enumerate(domain.users):
-            address = f"{user.name}@{domain.name}"
-            addresses.add(address)
-            if address not in parts.accounts and domain.mail != "none":
-                yield _error(
-                    f"{path}.users[{position}]",
-                    "password-missing",
-                    f"{address} has no password",
-                    f"an entry {address} in mailroom:passwords",
-                    fix=f"`pulumi config set --secret --path 'mailroom:passwords[\"{address}\"]'`",
-                )
+            # One that only receives may keep its password for later.
+            addresses |= {f"{user.name}@{domain.name}", *user.logins(domain.name)}
+            for address in user.logins(domain.name):
+                if address not in parts.accounts and domain.mail != "none":
+                    yield _error(
+                        f"{path}.users[{position}]",
+                        "password-missing",
+                        f"{address} has no password",
+                        f"an entry {address} in mailroom:passwords",
+                        fix=("" if address == f"{user.name}@{domain.name}" else f"{passwords.MAKE_TOKEN}, then ")
+                        + f"`pulumi config set --secret --path 'mailroom:passwords[\"{address}\"]'`",
+                    )
+            yield from _tokens_of(f"{path}.users[{position}]", user, domain.name, parts)
     readable = {domain.name for _, domain in parts.domains}
     for address in parts.accounts:
         domain_name = address.rpartition("@")[2]
         if address in addresses or (domain_name in parts.listed and domain_name not in readable):
             continue
         yield _nobody(address, listed=domain_name in readable)
+
+
+def _tokens_of(path: str, user: UserSettings, domain: str, parts: Parts) -> Iterator[Finding]:
+    yield from _repeated([(f"{path}.tokens[{n}]", token) for n, token in enumerate(user.tokens)])
+    if user.tokens and not user.send:
+        yield _error(
+            f"{path}.tokens",
+            "tokens-unused",
+            f"{user.name} only receives (`send: off`)",
+            "no tokens, or a user that may send",
+            fix="take tokens or `send: off` out",
+        )
+    stored = parts.options.passwords if parts.options else {}
+    for address in user.logins(domain)[1:]:
+        secret = stored[address].get_secret_value() if address in stored else ""
+        if secret and not passwords.is_hash(secret) and not passwords.is_token(secret):
+            yield _error(
+                _password_path(address),
+                "token-made-by-hand",
+                "it is not a generated token",
+                "a token or its hash, as scripts/hash_password.py makes them",
+                why="a token is checked cheaply, so only one that nobody can guess is safe",
+                fix=f"{passwords.MAKE_TOKEN} and store what it prints",
+            )
 
 
 def _nobody(address: str, *, listed: bool) -> Finding:
@@ -534,12 +562,16 @@ def _domain_warnings(path: str, domain: DomainSettings, settings: Settings) -> I
         return
     book = aliases.book(settings)
     for position, user in enumerate(domain.users):
-        address = f"{user.name}@{domain.name}"
-        if user.export and passwords.is_hash(settings.passwords[address].get_secret_value()):
+        hashed = [
+            login
+            for login in user.logins(domain.name)
+            if user.export and passwords.is_hash(settings.passwords[login].get_secret_value())
+        ]
+        if hashed:
             yield _warning(
                 f"{path}.users[{position}].export",
                 "export-of-hash",
-                f"the password of {address} is known as a hash only",
+                f"the password of {', '.join(hashed)} is known as a hash only",
                 "export for users whose password is stored in clear",
                 fix="take export out, or store the password itself",
             )

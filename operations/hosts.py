@@ -11,20 +11,29 @@ from standards.finding import Finding, Problems, error_about
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from components.settings import Settings
+    from components.settings import HostSettings, Settings
 
 SCRIPTS = "/usr/local/lib/mailroom/current"
 
 
 def ask(settings: Settings, script: str, payload: Mapping[str, Any], timeout: float = 60) -> dict[str, str]:
     """Standard output of `script` by host name. Asks all hosts, then raises `Problems` for those that failed."""
-    key = settings.ssh_private_key
+    answers, findings = ask_each(settings, script, payload, timeout)
+    if findings:
+        done_on = f"; done on {', '.join(answers)}" if answers else ""
+        raise Problems(f"{script} did not run on every host of stack {settings.stack}{done_on}", findings)
+    return answers
+
+
+def ask_each(
+    settings: Settings, script: str, payload: Mapping[str, Any], timeout: float = 60
+) -> tuple[dict[str, str], list[Finding]]:
+    """Standard output of `script` by host name, and why other hosts have none."""
     answers: dict[str, str] = {}
     findings: list[Finding] = []
     for host in settings.hosts:
-        target = ssh.Target.of(host, key.get_secret_value() if key else None)
         try:
-            done = ssh.run(target, f"{SCRIPTS}/{script}", json.dumps(payload), timeout)
+            done = ssh.run(target(settings, host), f"{SCRIPTS}/{script}", json.dumps(payload), timeout)
         except Problems as problems:
             findings += problems.findings
             continue
@@ -32,10 +41,13 @@ def ask(settings: Settings, script: str, payload: Mapping[str, Any], timeout: fl
             findings.append(_failed(host.name, script, done))
         else:
             answers[host.name] = done.stdout.strip()
-    if findings:
-        done_on = f"; done on {', '.join(answers)}" if answers else ""
-        raise Problems(f"{script} did not run on every host of stack {settings.stack}{done_on}", findings)
-    return answers
+    return answers, findings
+
+
+def target(settings: Settings, host: HostSettings) -> ssh.Target:
+    """The login of a host with the stack's own key, or the agent's."""
+    key = settings.ssh_private_key
+    return ssh.Target.of(host, key.get_secret_value() if key else None)
 
 
 def _failed(host: str, script: str, done: ssh.Completed) -> Finding:

@@ -136,6 +136,26 @@ async def _run_once(
     return result, key
 
 
+async def lines(target: Target, command: str) -> AsyncIterator[str]:
+    """The lines that `command` prints, as they come, until it ends.
+
+    Raises `Problems` when there is no connection, or when it breaks (`ssh.no-answer`, `ssh.refused`, `ssh.broken`).
+    """
+    import asyncssh
+
+    try:
+        async with _keys(target) as (keys, tried), await _connect(target, keys, tried) as connection:
+            line = _with_rights(target, command)
+            async with connection.create_process(line, stdin=asyncssh.DEVNULL, stderr=asyncssh.DEVNULL) as process:
+                async for text in process.stdout:
+                    if text:  # the end of the output is an empty one
+                        yield text
+    except _NotYet as reason:
+        raise _problem(reason.finding) from None
+    except (asyncssh.Error, OSError) as error:
+        raise _problem(_broken(target, _one_line(error))) from None
+
+
 def _with_rights(target: Target, command: str) -> str:
     return f"sudo -n -- sh -c {shlex.quote(command)}" if target.sudo else command
 

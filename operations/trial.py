@@ -52,9 +52,10 @@ class Trial:
     def user(self, wanted: str | None) -> tuple[str, str]:
         """The user to send as and the password; the first with a password when nobody is wanted."""
         users = {
-            address: secret.get_secret_value()
-            for address, secret in self.settings.passwords.items()
-            if not passwords.is_hash(secret.get_secret_value())
+            login: secret
+            for login in self.settings.logins
+            if passwords.TOKEN_MARK not in login
+            and not passwords.is_hash(secret := self.settings.passwords[login].get_secret_value())
         }
         named = [address for address in users if not wanted or wanted.lower() in {address, address.partition("@")[0]}]
         if not named or (wanted and len(named) > 1):

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Show how the mail server of a stack is: services, queue, suspended users, and what each user sent."""
+"""Show how the mail server of a stack is: services, queue, certificates, updates, suspended users, what each sent."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -13,30 +14,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
 from rich.console import Console
 
-from operations import report, status
+from operations import journal, report, stacks, status
 from standards.finding import Problems
 
-CODES = "exit status: 0 all is well, 1 warnings (somebody is suspended), 2 failures, 3 could not tell"
+CODES = (
+    "exit status: 0 all is well (and after --follow), 1 warnings (somebody is suspended, a message is stuck, a "
+    "renewal failed, ...), 2 failures, 3 could not tell"
+)
 
 
 def main() -> int:
     """Ask every host, show, judge."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
     parser.add_argument("--stack", required=True, help="the stack to look at, e.g. prod")
-    parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
+    parser.add_argument("--follow", action="store_true", help="show the services' journals as they come, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print JSON alone on stdout, with --follow one line each")
     chosen = parser.parse_args()
     try:
-        pictures = status.read(chosen.stack)
+        settings = stacks.settings(chosen.stack)
+        if chosen.follow:
+            journal.follow(settings, journal.as_json if chosen.json else journal.as_line)
+        pictures, trouble = status.read(settings)
     except Problems as problems:
         print(problems, file=sys.stderr)
-        if chosen.json:
+        if chosen.json and not chosen.follow:
             print(json.dumps(report.trouble_as_json(problems), indent=2))
         return report.trouble_code(problems)
-    except KeyboardInterrupt:
-        return 130
-    found = status.findings(pictures)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0 if chosen.follow else 130
+    found = [*trouble, *status.findings(pictures)]
     if chosen.json:
-        print(json.dumps({"hosts": pictures, "findings": [str(finding) for finding in found]}, indent=2))
+        print(json.dumps({"hosts": pictures, "findings": [asdict(finding) for finding in found]}, indent=2))
     else:
         status.show(Console(), pictures)
         report.show(Console(), found)

@@ -33,6 +33,7 @@ def policy(settings: Settings, host: HostSettings) -> dict[str, Any]:
         "domains": {domain.name: _domain(domain, settings) for domain in served},
         "users": {
             f"{user.name}@{domain.name}": {
+                "logins": sorted(user.logins(domain.name)),
                 "identities": _identities(domain, user, received),
                 "limits": settings.limits_of(user).model_dump(by_alias=True),
             }

@@ -14,13 +14,11 @@ from standards import passwords
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SALT_BYTES = 16  # as chasquid's own userdb makes them (internal/userdb)
-
 
 class UsersProvider(Provider):
     """Turns address -> password (or ready hash) into one `users` file a domain.
 
-    The hash of an unchanged password is kept, since each costs 70 ms of CPU; `changed` holds the clear
+    The hash of an unchanged password is kept, since each costs 70 ms of CPU (4 of a token); `changed` holds the clear
     passwords of this run, for the host to prove them by a login.
     """
 
@@ -44,7 +42,7 @@ class UsersProvider(Provider):
 def _hash(password: str) -> str:
     if passwords.is_hash(password):
         return password
-    return str(passwords.scrypt_hash(password, os.urandom(SALT_BYTES)))
+    return str(passwords.scrypt_hash(password, os.urandom(passwords.SALT_BYTES)))
 
 
 def _files(domains: list[str], hashes: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import smtplib
 import ssl
 import subprocess
@@ -16,8 +18,9 @@ import pytest
 
 from lab.folders import CHECKOUT
 from lab.internet.names import zone_id
+from standards import passwords
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, INSTALLED, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,12 +71,18 @@ def logged_in(stack: Stack, user: str, password: str) -> Iterator[smtplib.SMTP_S
 
 
 def submit(
-    stack: Stack, user: str, *, sender: str | None = None, to: tuple[str, ...] = (RECEIVER,), **fields: str
+    stack: Stack,
+    user: str,
+    password: str = PASSWORD,
+    *,
+    sender: str | None = None,
+    to: tuple[str, ...] = (RECEIVER,),
+    **fields: str,
 ) -> tuple[int, str]:
     """Send a message as `user`; the answer to it. `fields` are header fields beside To, `_` for `-`."""
     header = {"From": user, "To": ", ".join(to), "Subject": "policy", **fields}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in header.items()]
-    with logged_in(stack, user, PASSWORD) as client:
+    with logged_in(stack, user, password) as client:
         code, text = client.mail(user if sender is None else sender)
         for recipient in to:
             client.rcpt(recipient)
@@ -244,6 +253,91 @@ def test_without_an_answer_of_the_policy_mail_waits_at_the_sender(stack: Stack, 
         on_host(stack, "bash -c 'mv /etc/mailroom/current/policy.json{.away,} 2>/dev/null; true'")
         on_host(stack, "systemctl start mailroom-policy.socket mailroom-policy.service")
     assert submit(stack, ALICE)[0] == OK
+
+
+def test_an_application_token_is_a_login_of_its_user(stack: Stack) -> None:
+    """Beside the password, with its hash alone, within the user's limits; it ends with its place in the settings."""
+    token = passwords.token(os.urandom(passwords.TOKEN_BYTES))
+    login, users = f"alice+shop@{DOMAIN}", stack.settings["mailroom:domains"][0]["users"]
+    stack.settings["mailroom:passwords"][login] = str(passwords.scrypt_hash(token, os.urandom(16)))
+    users[0]["tokens"] = ["shop"]
+    process = on_host(stack, "systemctl show -p MainPID --value chasquid")
+    stack.write()
+    assert (done := stack.up()).returncode == 0, done.stdout
+    before = used(stack, ALICE)
+    assert submit(stack, login, token, sender=ALICE, From=ALICE)[0] == OK
+    assert submit(stack, login, token, sender=f"sales@{DOMAIN}", From=f"sales@{DOMAIN}")[0] == OK
+    assert submit(stack, login, token, sender=ALICE, From=BOB)[0] == 554
+    assert used(stack, ALICE) == before + 2
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        submit(stack, ALICE, token)
+    with logged_in(stack, login, token) as session:
+        users[0]["tokens"], users[2] = [], {"name": "carol", "send": False}
+        del stack.settings["mailroom:passwords"][login]
+        stack.write()
+        assert (done := stack.up()).returncode == 0, done.stdout
+        with pytest.raises(smtplib.SMTPDataError, match=r"5\.7\.1 .* may not send any more"):
+            session.sendmail(ALICE, [RECEIVER], f"From: {ALICE}\r\n\r\nHello\r\n")
+    for user, password in ((login, token), (CAROL, PASSWORD)):
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            submit(stack, user, password)
+    assert on_host(stack, "systemctl show -p MainPID --value chasquid") == process
+    assert token not in on_host(stack, "cat /etc/mailroom/current/lists/*/users; journalctl --no-pager")
+
+
+def used(stack: Stack, user: str) -> int:
+    """Recipients of a user today, as the host's own script tells."""
+    told = json.loads(on_host(stack, "/usr/local/lib/mailroom/current/status.py"))
+    return int(told["usage"][user]["day"][0])
+
+
+def test_status_tells_of_a_stopped_service_waiting_mail_a_failed_renewal_and_damage(stack: Stack) -> None:
+    receiver = stack.lab.plan.address(25)
+    for address in receiver:
+        on_host(stack, f"ip route add unreachable {address}")
+    mark, renewal = "/var/lib/mailroom-policy/suspended/gone@example.test", "/etc/letsencrypt/renewal/broken.conf"
+    on_host(stack, f"echo oops > {mark}; echo oops > {renewal}; systemctl stop fail2ban; systemctl start certbot; true")
+    try:
+        assert submit(stack, ALICE, to=("waits@receiver.test",))[0] == OK
+        on_host(stack, "timeout 20 sh -c 'until grep -q last_failure /var/lib/chasquid/queue/m:*; do sleep 0.2; done'")
+        done = script("status", "--stack", stack.name, "--json")
+        page = script("status", "--stack", stack.name)
+    finally:
+        for address in receiver:
+            on_host(stack, f"ip route del unreachable {address}")
+        on_host(stack, f"rm {mark} {renewal}; systemctl start fail2ban certbot")
+    assert (done.returncode, page.returncode) == (2, 2), done.stderr + page.stderr
+    told = json.loads(done.stdout)
+    (picture,) = told["hosts"].values()
+    found = {finding["id"]: finding["found"] for finding in told["findings"]}
+    assert found["status.service"].startswith("fail2ban.service inactive")
+    assert "exit-code" in found["status.renewal"]
+    assert "mark is damaged" in found["status.suspended"]
+    (message,) = [one for one in picture["queue"]["messages"] if one["to"][0]["address"] == "waits@receiver.test"]
+    assert "unreachable" in message["failure"] or "no route" in message["failure"], message
+    assert 0 < message["next"] - message["tried"] <= 120
+    assert message["failure"][:40] in page.stdout.replace("\n", " ")
+    assert picture["chasquid"]["directory"] == picture["pinned"]["directory"]
+    assert picture["certificates"][0]["notAfter"] > picture["clock"]["now"]
+    assert picture["services"]["certbot.timer"]["next"] > picture["clock"]["now"]
+    assert set(picture["bans"] or {}) <= {"sshd", "chasquid"}
+
+
+def test_following_goes_on_after_a_broken_connection_and_ends_well_at_ctrl_c(stack: Stack) -> None:
+    command = [sys.executable, "-m", "scripts.status", "--stack", stack.name, "--follow"]
+    pids = 'for p in /proc/[0-9]*; do [ "$(cat $p/comm 2>/dev/null)" = journalctl ] && echo ${p#/proc/}; done; true'
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        try:
+            assert follower.stdout
+            assert f" {HOST} " in follower.stdout.readline()
+            on_host(stack, f"kill {on_host(stack, pids)}")
+            assert submit(stack, ALICE, to=("followed@receiver.test",))[0] == OK
+            assert any("to=followed@receiver.test sent" in line for line in follower.stdout)
+            follower.send_signal(signal.SIGINT)
+            _, said = follower.communicate(timeout=30)
+        finally:
+            follower.kill()
+    assert (follower.returncode, said.count("trying again"), said.count("connected again")) == (0, 1, 1), said
 
 
 def test_our_services_are_sandboxed_and_keep_no_secret_readable(stack: Stack) -> None:

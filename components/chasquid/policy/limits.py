@@ -30,6 +30,7 @@ RAMP_DAYS = 14  # of a host's sending address
 STEPS = 60  # of a window
 NOTABLE = 0.8  # of a limit: the postmaster hears of it
 FILE = "counters.sqlite"
+MARK = 10_000  # bytes of a suspension that are read
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS sent (key TEXT NOT NULL, span REAL NOT NULL, at REAL NOT NULL, amount INTEGER NOT NULL,
                                  PRIMARY KEY (key, span, at)) WITHOUT ROWID;
@@ -235,8 +236,16 @@ def usage(folder: Path, user: str, settings: Mapping[str, Any], now: float | Non
 
 def suspended(folder: Path) -> list[dict[str, str]]:
     """Who may not send, since when and why."""
-    files = sorted((folder / "suspended").glob("*@*"))
-    return [{"user": file.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
+    return [{"user": file.name, **_mark(file)} for file in sorted((folder / "suspended").glob("*@*"))]
+
+
+def _mark(file: Path) -> dict[str, str]:
+    """What a mark says; a damaged one suspends as well as any other."""
+    try:
+        mark: Any = json.loads(file.read_bytes()[:MARK]) if file.is_file() else None
+        return {"since": str(mark["since"]), "reason": str(mark["reason"])}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return {"since": "an unknown time", "reason": f"its mark is damaged ({type(error).__name__}): {file}"}
 
 
 def _connect(path: Path) -> sqlite3.Connection:

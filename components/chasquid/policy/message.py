@@ -10,7 +10,7 @@ import codecs
 import quopri
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,7 +69,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Request:
-    """One message as chasquid has it: `sender` is empty for the null sender, `user` without authentication."""
+    """One message as chasquid has it: `sender` is empty for the null sender, `user` without authentication.
+
+    `login` is what the client authenticated as; an application token, `i+shop@example.com`, belongs to the user
+    before the `+`, which no user's name holds.
+    """
 
     remote: str
     ehlo: str
@@ -79,11 +83,14 @@ class Request:
     tls: bool
     spf_pass: bool
     message: bytes
+    login: str = field(init=False)
 
     def __post_init__(self) -> None:
         """chasquid names a user's domain in U-labels; settings, counters and suspensions have A-labels."""
         local, at, domain = self.user.lower().rpartition("@")
-        object.__setattr__(self, "user", f"{local}{at}{to_ascii(domain)}")
+        domain = to_ascii(domain)
+        object.__setattr__(self, "login", f"{local}{at}{domain}")
+        object.__setattr__(self, "user", f"{local.partition('+')[0]}{at}{domain}")
 
     @classmethod
     def parse(cls, data: bytes) -> Request:

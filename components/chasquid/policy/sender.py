@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 PROBE_DOMAIN = "probe.invalid"  # of the host's own test user (RFC 2606 section 2); nothing of it leaves the host
 
 
+def is_login(request: Request, settings: Mapping[str, Any]) -> bool:
+    """Whether the settings still have this login: a session outlives its user, its token and its right to send."""
+    known = settings["users"].get(request.user, {"logins": [request.user] * is_probe(request.user)})
+    return request.login in known.get("logins", [request.user])
+
+
 def objection(request: Request, headers: Headers, settings: Mapping[str, Any]) -> str | None:
     """Why this user may not send this message, None when it may (RFC 6409 section 6.1 allows the check)."""
     if not request.sender:

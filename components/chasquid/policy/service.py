@@ -104,7 +104,7 @@ class Service:
             _log.error("no decision about a message of %s: %s", one_line(request.user or request.remote), trace(error))
             verdict = Verdict.defer("4.3.0 The sender policy of this server could not decide; try again later")
         took = (time.monotonic() - started) * 1000
-        who = f"user={one_line(request.user) or '-'} remote={one_line(request.remote)}"
+        who = f"user={one_line(request.login) or '-'} remote={one_line(request.remote)}"
         mail = f"from=<{one_line(request.sender)}> to={len(request.recipients)} ms={took:.0f}"
         _log.info("%s %s %s %s", WORDS[verdict.status], who, mail, "" if verdict.status == ACCEPT else verdict.text)
         return verdict
@@ -131,6 +131,8 @@ class Service:
         user = request.user
         if self._store.suspended(user):
             return Verdict.refuse(f"5.7.1 {request.user} may not send for now; ask the postmaster")
+        if not sender.is_login(request, settings):
+            return Verdict.refuse(f"5.7.1 {request.login} may not send any more; log in again, or ask the postmaster")
         if objection := sender.objection(request, headers, settings):
             self._count_forgery(user, objection, settings)
             return Verdict.refuse(objection)

@@ -55,6 +55,10 @@ class Host:
             process.stderr.write("sudo: a password is required\n")
             process.exit(1)
             return
+        if command == "lines":
+            process.stdout.write("one\ntwo\n")
+            process.exit(0)
+            return
         process.stdout.write(await process.stdin.read())
         process.stderr.write("beside\n")
         process.exit(3)
@@ -264,3 +268,25 @@ def test_a_first_look_is_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh.time, "sleep", lambda _: pytest.fail("waited"))
     with pytest.raises(Problems, match="connection refused"):
         ssh.meet(Target("127.0.0.1", free_port(), "root", public(HOST_KEY), None), "true")
+
+
+def follow(target: Target, command: str) -> list[str]:
+    async def collect() -> list[str]:
+        return [line async for line in ssh.lines(target, command)]
+
+    return asyncio.run(collect())
+
+
+def test_lines_come_until_the_command_ends(host: Host) -> None:
+    assert follow(host.target, "lines") == ["one\n", "two\n"]
+    assert host.commands == ["lines"]
+
+
+def test_a_broken_or_missing_connection_ends_lines_with_its_reason(host: Host) -> None:
+    for target, command, identifier in (
+        (host.target, "drop", "ssh.broken"),
+        (replace(host.target, port=free_port()), "lines", "ssh.refused"),
+    ):
+        with pytest.raises(Problems) as caught:
+            follow(target, command)
+        assert caught.value.findings[0].id == identifier

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from operations import hosts, ssh, stacks, status, suspension
+from operations import hosts, ssh, stacks, suspension
 from standards.finding import Problems
 
 if TYPE_CHECKING:
@@ -93,30 +93,3 @@ def test_a_host_without_the_script_is_told_to_be_deployed_first(
     monkeypatch.setattr(ssh, "run", lambda *_: ssh.Completed(127, "", "sh: not found\n"))
     assert "pulumi up" in findings(lambda: hosts.ask(stacks.settings("prod"), "suspend.py", {}))[0].fix
     assert told == []
-
-
-def picture(**change: Any) -> dict[str, dict[str, Any]]:
-    good = {"services": {"chasquid.service": "active"}, "problems": [], "suspended": [], "usage": {}, "queued": 0}
-    return {"smtp1": {**good, **change}}
-
-
-@pytest.mark.parametrize(
-    ("change", "severity", "text"),
-    [
-        ({"services": {"mailroom-policy.service": "failed"}}, "error", "failed"),
-        ({"problems": ["port 25 does not answer"]}, "error", "port 25 does not answer"),
-        (
-            {"suspended": [{"user": "i@example.com", "since": "2026-11-24T10:00:00Z", "reason": "stolen"}]},
-            "warning",
-            "since 2026-11-24T10:00:00Z: stolen",
-        ),
-    ],
-)
-def test_status_tells_what_deserves_a_word(change: dict[str, Any], severity: str, text: str) -> None:
-    (finding,) = status.findings(picture(**change))
-    assert finding.severity == severity
-    assert text in finding.found
-
-
-def test_status_of_a_host_where_all_is_well_is_silent() -> None:
-    assert status.findings(picture()) == []

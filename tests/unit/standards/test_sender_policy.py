@@ -62,6 +62,7 @@ def test_a_small_stack_has_this_policy() -> None:
         },
         "users": {
             "i@example.com": {
+                "logins": ["i@example.com"],
                 "identities": ["i@example.com", "abuse@example.com", "postmaster@example.com"],
                 "limits": LIMITS,
             }
