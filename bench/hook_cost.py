@@ -27,6 +27,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,7 +37,7 @@ from components.chasquid import build
 from standards import passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 PART = Path(build.__file__).parent
 SOCKET = "/run/mailroom-policy/socket"  # where the hook asks on hosts
@@ -107,20 +108,22 @@ class Server:
 
 
 @contextmanager
-def running_server(binary: Path, folder: Path, *, hooked: bool) -> Iterator[Server]:
-    """A chasquid, with the hook and the policy's service or without."""
+def running_server(
+    binary: Path, folder: Path, *, hooked: bool, others: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Server]:
+    """A chasquid, with the hook and the policy's service or without; `others` are passwords of further logins."""
     ports, password = free_ports(3), secrets.token_urlsafe(16)
     with ExitStack() as stack:
-        write_configuration(folder, ports, password)
+        write_configuration(folder, ports, {USER: password, **others})
         if hooked:
-            stack.enter_context(running_policy(folder))
+            stack.enter_context(running_policy(folder, [USER, *others]))
         log = stack.enter_context(running([binary, f"--config_dir={folder}"], folder, "chasquid"))
         wait_until_connected(socket.AF_INET, ("127.0.0.1", ports[-1]), log)
         yield Server(ports[-1], password, folder / "certs" / HOST / "fullchain.pem")
 
 
 @contextmanager
-def running_policy(folder: Path) -> Iterator[None]:
+def running_policy(folder: Path, logins: Sequence[str]) -> Iterator[None]:
     """The hook as it is released, and the service behind it; only their socket is another."""
     hook, state, settings = folder / "hooks/post-data", folder / "state", folder / "policy.json"
     hook.parent.mkdir()
@@ -130,17 +133,17 @@ def running_policy(folder: Path) -> Iterator[None]:
         raise CannotMeasure(f"{PART / 'post-data'} does not name {SOCKET}; write its socket into {__file__}")
     hook.write_text(released.replace(SOCKET, str(folder / "socket")))
     hook.chmod(0o755)
-    settings.write_text(json.dumps(policy()))
+    settings.write_text(json.dumps(policy(logins)))
     asked = str(folder / "socket")
     with running([sys.executable, "-B", "-m", "policy", asked, settings, state], PART, "policy", folder) as log:
         wait_until_connected(socket.AF_UNIX, asked, log)
         yield
 
 
-def policy() -> dict[str, object]:
+def policy(logins: Sequence[str]) -> dict[str, object]:
     """A policy.json with every counter at work, and room for all that is sent here."""
     limits = dict.fromkeys(("minute", "hour", "day", "newRecipients"), NO_LIMIT)
-    user = {"identities": [USER], "limits": {**limits, "recipientsPerMessage": 50, "warmUp": 0}}
+    user = {"logins": list(logins), "identities": [USER], "limits": {**limits, "recipientsPerMessage": 50, "warmUp": 0}}
     domain = {"mail": "forward", "policy": "reject", "sp": "reject", "selectors": ["m1"], "aliases": {"*": [USER]}}
     return {
         "hostname": HOST, "addresses": ["127.0.0.1"], "postmaster": f"postmaster@{DOMAIN}", "warmUp": 0, "gate": True,
@@ -148,7 +151,7 @@ def policy() -> dict[str, object]:
     }  # fmt: skip
 
 
-def write_configuration(folder: Path, ports: Sequence[int], password: str) -> None:
+def write_configuration(folder: Path, ports: Sequence[int], logins: Mapping[str, str]) -> None:
     """All that chasquid reads; a catch-all takes every recipient, and what is delivered is thrown away."""
     domain, certificate = folder / "domains" / DOMAIN, folder / "certs" / HOST
     for made in (domain, certificate, folder / "data"):
@@ -159,7 +162,10 @@ def write_configuration(folder: Path, ports: Sequence[int], password: str) -> No
         f'submission_over_tls_address: "{over_tls}"\ndata_dir: "{folder / "data"}"\nmax_queue_items: 5000\n'
         'mail_delivery_agent_bin: "/bin/cat"\nmail_log_path: "<stderr>"\n'
     )
-    users = {"bench": passwords.scrypt_hash(password, secrets.token_bytes(16))}
+    users = {
+        login.partition("@")[0]: passwords.scrypt_hash(password, secrets.token_bytes(passwords.SALT_BYTES))
+        for login, password in logins.items()
+    }
     (domain / "users").write_text(passwords.users_file(users))
     (domain / "aliases").write_text("*: bench\n")
     key = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
@@ -250,15 +256,21 @@ def compare(without: Server, hooked: Server, connections: int, messages: int) ->
     return Comparison(connections, taken[without], taken[hooked])
 
 
-def measure(messages: int) -> list[Comparison]:
-    """Both servers at once, with one connection and with eight."""
+def unpacked(folder: Path) -> Path:
+    """The pinned chasquid, taken out of its release."""
     release = build.release({"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()])
     if not release.tar.exists():
         raise CannotMeasure(f"{release.tar} is missing; `make setup` builds it")
+    with tarfile.open(release.tar) as archive:
+        archive.extract("chasquid", folder)
+    return folder / "chasquid"
+
+
+def measure(messages: int) -> list[Comparison]:
+    """Both servers at once, with one connection and with eight."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(tarfile.open(release.tar)).extract("chasquid", folder)
-        binary = folder / "chasquid"
+        binary = unpacked(folder)
         without = stack.enter_context(running_server(binary, folder / "without", hooked=False))
         hooked = stack.enter_context(running_server(binary, folder / "hooked", hooked=True))
         if Client(without).is_refused(OTHER) or not Client(hooked).is_refused(OTHER):
@@ -266,15 +278,21 @@ def measure(messages: int) -> list[Comparison]:
         return [compare(without, hooked, connections, messages) for connections in (1, 8)]
 
 
+def note_load() -> None:
+    """Say so where other work would be measured, too."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        print(f"note: this machine is busy (load {load:.1f} on {cores} cores), and waiting counts", file=sys.stderr)
+
+
 def main() -> int:
     """0 when the hook adds no more than it may, 1 when it does, 3 when it could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=main.__doc__)
     parser.add_argument("--messages", type=int, default=1000, help="to each server, at least (default 1000)")
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores / 2:
-        print(f"note: this machine is busy (load {load:.1f} on {cores} cores), and waiting counts", file=sys.stderr)
+    chosen = parser.parse_args()
+    note_load()
     try:
-        found = measure(parser.parse_args().messages)
+        found = measure(chosen.messages)
     except (CannotMeasure, OSError) as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return 3

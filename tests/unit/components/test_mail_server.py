@@ -9,6 +9,9 @@ import pytest
 
 from components.dkim.provider import DkimKeyProvider
 
+
+from standards import passwords
+
 HOST = "smtp.example.test"
 COMMAND = "command:remote:Command"
 RECORD = "cloudflare:index/dnsRecord:DnsRecord"
@@ -282,3 +285,31 @@ def test_a_provider_sets_the_pointers_with_secret_access_before_the_service(run_
     assert pointer in run.waits_for(f"{HOST}/activate")
     everything = {name: json.dumps(args.inputs, default=str) for name, args in run.resources.items()}
     assert [name for name, text in everything.items() if "CANARY-hetzner" in text] == [pointer]
+
+
+def test_a_thousand_users_are_one_resource_and_no_step_more_than_one_user(run_program: Any) -> None:
+    def thousand(config: dict[str, Any]) -> None:
+        names = [f"u{number}" for number in range(1000)]
+        config["mailroom:domains"][0] |= {"users": names, "aliases": {"*": ["x@receiver.test"]}}
+        config["mailroom:passwords"] = {f"{name}@example.test": f"CANARY-password-{name}" for name in names}
+
+    one, many = run_program(preview=True), run_program(thousand, preview=True)
+    assert set(many.resources) == set(one.resources)
+    assert len(revealed(many.inputs("users")["passwords"])) == 1000
+
+
+def test_only_logins_get_a_password_into_the_users_file(run_program: Any) -> None:
+    token = passwords.token(bytes(24))
+
+    def change(config: dict[str, Any]) -> None:
+        config["mailroom:domains"][0] |= {
+            "users": [{"name": "alice", "tokens": ["shop"]}, {"name": "bob", "send": False}],
+            "aliases": {"*": ["x@receiver.test"]},
+        }
+        config["mailroom:passwords"] |= {"alice+shop@example.test": token, "bob@example.test": "CANARY-kept-for-later"}
+
+    stored = revealed(run_program(change).inputs("users")["passwords"])
+    assert {address: revealed(value) for address, value in stored.items()} == {
+        "alice@example.test": "CANARY-password-1",
+        "alice+shop@example.test": token,
+    }

@@ -98,6 +98,29 @@ def test_a_ready_hash_is_used_as_it_is_and_proves_no_login() -> None:
     assert made["changed"] == {}
 
 
+def test_a_token_costs_a_cheap_hash_and_proves_a_login() -> None:
+    token = passwords.token(bytes(24))
+    made = UsersProvider().create(users(("a+shop@example.com", token), ("a@example.com", "a-password"))).outs
+    assert made["hashes"]["a+shop@example.com"].startswith("$scrypt$ln=10,")
+    assert made["hashes"]["a@example.com"].startswith("$scrypt$ln=14,")
+    assert made["changed"].keys() == {"a+shop@example.com", "a@example.com"}
+    assert 'key: "a+shop"' in made["files"]["example.com"]
+
+
+def test_one_new_password_among_a_thousand_users_makes_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    ready = passwords.scrypt_hash(passwords.token(bytes(24)), b"0123456789abcdef")
+    monkeypatch.setattr(passwords, "scrypt_hash", lambda password, _: made.append(password) or ready)
+    thousand = tuple((f"u{number}@example.com", f"password-{number}") for number in range(1000))
+    before = UsersProvider().create(users(*thousand)).outs
+    assert before["files"]["example.com"].count("users:") == 1000
+    made.clear()
+    news = users(*thousand[:-1], ("u999@example.com", "another-password"))
+    after = UsersProvider().update("id", before, news).outs
+    assert made == ["another-password"]
+    assert after["changed"] == {"u999@example.com": "another-password"}
+
+
 def test_a_domain_that_lost_its_last_user_gets_a_file_without_users() -> None:
     provider = UsersProvider()
     before = provider.create(users(("a@example.com", "one-password"))).outs

@@ -196,6 +196,50 @@ def test_a_suspended_user_is_refused_before_anything_else(
     assert judge(policy, ask(user="Alice@example.com")).status == REFUSE
 
 
+@pytest.mark.parametrize("login", ["alice+shop@example.com", "Alice+Shop@EXAMPLE.com"])
+def test_a_token_is_its_user_for_every_rule(
+    policy: Service, file: Path, settings: dict[str, Any], ask: Callable[..., Request], tmp_path: Path, login: str
+) -> None:
+    settings["users"][ALICE]["logins"] = [ALICE, "alice+shop@example.com"]
+    file.write_text(json.dumps(settings))
+    assert judge(policy, ask(user=login, recipients=("a@x.test", "b@x.test"))).status == ACCEPT
+    assert judge(policy, ask(user=ALICE, recipients=("a@x.test", "b@x.test"))).status == ACCEPT
+    assert judge(policy, ask(user=login)).status == DEFER, "both count: four a minute"
+    assert judge(policy, ask(user=login, From="bob@example.com")).status == REFUSE
+    (tmp_path / "suspended").mkdir()
+    (tmp_path / "suspended" / ALICE).write_text("{}")
+    assert judge(policy, ask(user=login)).status == REFUSE
+
+
+@pytest.mark.parametrize(
+    ("logins", "login"),
+    [
+        ([ALICE, "alice+shop@example.com"], "alice+gone@example.com"),
+        ([ALICE, "alice+shop@example.com"], "alice+shop+shop@example.com"),
+        ([], ALICE),
+        ([ALICE], "gone@example.com"),
+        ([ALICE], "gone+shop@example.com"),
+        ([ALICE], "alice@other.example"),
+    ],
+)
+def test_a_session_that_outlives_its_login_sends_no_more(
+    policy: Service, file: Path, settings: dict[str, Any], ask: Callable[..., Request], logins: list[str], login: str
+) -> None:
+    settings["users"][ALICE]["logins"] = logins
+    file.write_text(json.dumps(settings))
+    verdict = judge(policy, ask(login if "+" not in login else ALICE, user=login))
+    assert verdict.status == REFUSE
+    assert f"{login} may not send any more" in verdict.text
+
+
+def test_the_log_tells_which_token_sent(
+    policy: Service, ask: Callable[..., Request], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        judge(policy, ask(user="alice+shop@example.com"))
+    assert "user=alice+shop@example.com " in caplog.text
+
+
 def test_the_postmaster_hears_of_a_user_that_keeps_forging(
     policy: Service, ask: Callable[..., Request], told: list[str]
 ) -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from components.settings import HostSettings, LimitSettings, Settings
+from standards import passwords
 from standards.finding import Problems
 from tests.unit.standards.example_stack import (
     CONFIG,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).parents[3]
 CONTABO = {"clientId": "INT-1", "clientSecret": "SECRET-7", "apiUser": "u@example.com", "apiPassword": "SECRET 8&="}
+TOKEN = passwords.token(bytes(range(24)))
+TOKEN_HASH = str(passwords.scrypt_hash(TOKEN, bytes(16)))
 HASH = f"$scrypt$ln=14,r=8,p=1${'A' * 22}${'A' * 43}"
 
 
@@ -128,6 +131,19 @@ def test_a_user_is_a_name_or_a_mapping() -> None:
     change = together(two_users({"name": "j", "export": True}), top(passwords={
         "i@example.com": "correct horse battery", "j@example.com": HASH}))  # fmt: skip
     assert [(user.name, user.export) for user in load(change).domains[0].users] == [("i", False), ("j", True)]
+
+
+def test_each_token_is_a_login_of_its_own_and_who_only_receives_has_none() -> None:
+    change = together(
+        two_users({"name": "j", "send": "off"}),
+        domain(users=[{"name": "i", "tokens": ["shop", "printer-2"]}, {"name": "j", "send": "off"}]),
+        top(passwords={"i@example.com": HASH, "i+shop@example.com": TOKEN, "i+printer-2@example.com": TOKEN_HASH}),
+    )
+    assert load(change).logins == ["i@example.com", "i+shop@example.com", "i+printer-2@example.com"]
+
+
+def test_who_only_receives_may_keep_a_password_for_later() -> None:
+    assert load(user(send=False)).logins == []
 
 
 def test_numbers_may_come_as_text_as_pulumi_stores_them() -> None:
@@ -325,6 +341,18 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
     "dkim key name": (top(dkimKeys={"m1": ED25519}), "dkimKeys.m1", "dkim-name-invalid", "._domainkey."),
     "dkim key text": (top(dkimKeys={"m1._domainkey.example.com": "canary"}), 'dkimKeys["m1._domainkey.example.com"]',
                       "dkim-private-key-invalid", "not a private key"),
+    "token without password": (user(tokens=["shop"]), "domains[0].users[0]", "password-missing",
+                               "i+shop@example.com has no password"),
+    "token made by hand": (together(user(tokens=["shop"]), lambda v: v["mailroom:passwords"].update(
+        {"i+shop@example.com": "mrt_" + "correct-horse-battery-staple-for-ever1"})),
+        'passwords["i+shop@example.com"]', "token-made-by-hand", "hash_password.py --token"),
+    "token twice": (together(user(tokens=["shop", "shop"]), lambda v: v["mailroom:passwords"].update(
+        {"i+shop@example.com": TOKEN})), "domains[0].users[0].tokens[1]", "setting-repeated", "tokens[0]"),
+    "token of one who only receives": (user(tokens=["shop"], send="off"), "domains[0].users[0].tokens",
+                                       "tokens-unused", "only receives"),
+    "token with a name of its own": (user(tokens=["a+b"]), "domains[0].users[0].tokens[0]", "setting-invalid", "shop"),
+    "token of nobody": (lambda v: v["mailroom:passwords"].update({"i+shop@example.com": TOKEN}),
+                        'passwords["i+shop@example.com"]', "password-of-nobody", "no user 'i+shop'"),
     "password of nobody": (lambda v: v["mailroom:passwords"].update({"x@example.com": "correct horse"}),
                            'passwords["x@example.com"]', "password-of-nobody", "no user 'x'"),
     "password elsewhere": (lambda v: v["mailroom:passwords"].update({"x@other.example": "correct horse"}),

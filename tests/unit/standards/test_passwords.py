@@ -111,3 +111,47 @@ def test_no_users_make_an_empty_file() -> None:
 def test_a_name_cannot_end_its_string() -> None:
     hashed = ScryptHash(ln=14, r=8, p=1, salt=SALT, hash=b"k" * 32)
     assert 'key: "\\042\\134\\303\\274"' in passwords.users_file({'"\\ü': hashed})
+
+
+TOKEN = passwords.token(bytes(range(24)))
+
+
+def test_a_token_is_known_as_one_and_its_hash_is_cheap() -> None:
+    assert passwords.is_token(TOKEN)
+    assert passwords.check(TOKEN) == TOKEN
+    hashed = passwords.scrypt_hash(TOKEN, SALT)
+    assert hashed.ln == 10
+    assert hashed.hash == hashlib.scrypt(TOKEN.encode(), salt=SALT, n=1024, r=8, p=1, dklen=32)
+    assert passwords.parse(str(hashed)) == hashed
+
+
+@given(st.binary(min_size=24, max_size=24))
+def test_every_random_number_makes_a_token_of_192_bits(random: bytes) -> None:
+    token = passwords.token(random)
+    assert passwords.is_token(token)
+    assert base64.urlsafe_b64decode(token[4:36]) == random
+
+
+@pytest.mark.parametrize("random", [b"", b"x" * 16, b"x" * 25])
+def test_a_token_of_less_randomness_is_never_made(random: bytes) -> None:
+    with pytest.raises(ValueError, match="24 random bytes"):
+        passwords.token(random)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"mrt_{'a' * 38}",
+        "correct horse battery staple",
+        TOKEN[4:],
+        TOKEN.replace("B", "b", 1),
+        TOKEN[:-1],
+        f"{TOKEN}x",
+        f"{TOKEN}\n",
+        TOKEN.upper(),
+        "",
+    ],
+)
+def test_what_a_person_made_up_is_no_token_and_its_hash_is_dear(text: str) -> None:
+    assert not passwords.is_token(text)
+    assert passwords.scrypt_hash(text, SALT).ln == 14
