@@ -166,29 +166,25 @@ def _certificates(host: str, picture: Picture) -> Iterator[Finding]:
             found=f"it failed {_age(now, unit['ended'])} ago ({unit['result']})",
             why="the certificates will run out", fix="see `journalctl -u certbot` there; `certbot renew` tries again",
         )  # fmt: skip
-    if trouble := failures(record):
-        yield _warning(
-            host, "renewal-hook", expected="each renewed certificate handed over and served",
-            found=f"the hook noted: {'; '.join(trouble)}", why="a renewed certificate may not be served",
-            fix="see `journalctl -u certbot` there; `pulumi up`",
+    for key, problem in failures(record).items():
+        yield Finding(
+            severity="error" if key == "renewal" else "warning", id="status.certificates", subject=host,
+            expected="certificates renewed in time and handed on to other services", found=problem,
+            why="mail stops when the certificate ends" if key == "renewal" else "other services show the old one",
+            fix="see `journalctl -u certbot` there; `systemctl start certbot` there tries again",
         )  # fmt: skip
 
 
-def failures(record: Any) -> list[str]:
-    """What the renewal hook's record says that went wrong: `failed`, `error` and the like, at any depth."""
-    if isinstance(record, list):
-        return [text for item in record for text in failures(item)]
+def failures(record: Any) -> dict[str, str]:
+    """What the record of renewals says that went wrong: `renewal`, `copies` and `hooks` by name; lenient about form."""
     if not isinstance(record, dict):
-        return []
-    found: list[str] = []
-    for key, value in record.items():
-        bad = any(word in str(key).lower() for word in ("fail", "error", "problem"))
-        if bad and value and value is not True:
-            found.append(f"{key}: {_flat(value)}")
-        elif (bad and value is True) or (key in {"ok", "success"} and value is False):
-            found.append(f"{key}: {value}".lower())
-        elif not bad:
-            found += failures(value)
+        return {}
+    found = {key: _flat(record[key]) for key in ("renewal", "copies") if record.get(key)}
+    hooks = record.get("hooks")
+    for name, entry in hooks.items() if isinstance(hooks, dict) else ():
+        failed = entry.get("failed") if isinstance(entry, dict) else None
+        if failed:
+            found[f"hooks of {_flat(name)}"] = "; ".join(map(_flat, failed if isinstance(failed, list) else [failed]))
     return found
 
 

@@ -47,7 +47,7 @@ QUEUE = Path("/var/lib/chasquid/queue")
 STATE = Path("/var/lib/mailroom-policy")
 CURRENT = Path("/etc/mailroom/current")
 CERTIFICATES = Path("/etc/mailroom/certs")
-RECORD = Path("/var/lib/mailroom/renewal.json")  # what the deploy hook notes about itself
+RECORD = Path("/var/lib/mailroom/certificates.json")  # what a renewal and its hooks note of failures
 RECORD_SIZE = 10_000  # bytes of it that are read
 REBOOT = Path("/run/reboot-required")
 LISTS = Path("/var/lib/apt/lists")
@@ -94,7 +94,7 @@ def picture() -> dict[str, Any]:
         "certificates": part(f"the certificates ({CERTIFICATES})", certificates),
         "renewal": {
             "unit": part(RENEWAL, lambda: units((RENEWAL,))[RENEWAL]),
-            "record": part(f"the record of the renewal hook ({RECORD})", record),
+            "record": part(f"the record of renewals ({RECORD})", record),
         },
         "updates": part("the pending updates", updates),
         "reboot": REBOOT.exists(),
@@ -282,7 +282,7 @@ def certificate(file: Path) -> dict[str, Any]:
 
 
 def record() -> Any:
-    """What the renewal hook noted; None when it noted nothing."""
+    """What renewals and their hooks noted; None when they noted nothing."""
     try:
         with RECORD.open("rb") as file:
             return json.loads(file.read(RECORD_SIZE))

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from components.dkim.provider import DkimKeyProvider
-
-
 from standards import passwords
 
 HOST = "smtp.example.test"

@@ -88,8 +88,11 @@ STATES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a short-lived one not renewed": ({"certificates": [certificate(DAY, life=6 * DAY)]}, "warning", "24 h left"),
     "a failed renewal": ({"renewal": {"unit": unit(state="failed", result="exit-code", ended=NOW - 7200),
                                       "record": None}}, "warning", "failed 2 h ago (exit-code)"),
-    "a failed reload hook": ({"renewal": {"unit": unit(ended=NOW), "record": {"failures": {"imap": "exit 1"}}}},
-                             "warning", '{"imap": "exit 1"}'),
+    "a failed reload hook": ({"renewal": {"unit": unit(ended=NOW), "record": {"hooks": {"example.com": {
+        "digest": "1", "at": 1, "failed": ["hook 1 ended with 1"]}}, "renewal": None, "told": {"keys": ["x"]}}}},
+        "warning", "hook 1 ended with 1"),
+    "a renewal that was noted to fail": ({"renewal": {"unit": unit(ended=NOW), "record": {"renewal": "refused"}}},
+                                         "error", "refused"),
     "a pending update": ({"updates": {"security": ["openssl"], "looked": None}}, "note", "1 pending: openssl"),
     "a pending reboot": ({"reboot": True}, "warning", "waits for a reboot"),
     "a clock that is ahead": ({"clock": {"synchronized": True, "now": NOW, "offset": 7.0}}, "warning", "7 s ahead"),
@@ -118,7 +121,7 @@ def test_each_state_deserves_one_word(name: str) -> None:
         {"certificates": [certificate(23 * DAY)]},
         {"clock": {"synchronized": False, "now": NOW, "offset": 4.9}},
         {"chasquid": {"directory": None, "version": None}},
-        {"renewal": {"unit": unit(ended=NOW), "record": {"failed": [], "errors": {}, "ok": True, "at": "now"}}},
+        {"renewal": {"unit": unit(ended=NOW), "record": {"hooks": {"a": {"failed": []}}, "run": "now"}}},
     ],
 )
 def test_what_is_usual_deserves_none(change: dict[str, Any]) -> None:
@@ -136,17 +139,16 @@ def test_a_part_that_could_not_be_seen_breaks_neither_judgement_nor_page() -> No
 @pytest.mark.parametrize(
     ("record", "found"),
     [
-        (None, []),
-        ("text", []),
-        ({"hooks": [{"name": "imap", "error": "exit 1"}]}, ["error: exit 1"]),
-        ({"example.com": {"ok": False}}, ["ok: false"]),
-        ({"failed": True}, ["failed: true"]),
-        ({"failed_hooks": ["a\x1b[2J"]}, ['failed_hooks: ["a\\u001b[2J"]']),
-        ({"error": "a\x1b[2J"}, ["error: a [2J"]),
-        ({"failed": 0, "error": None, "success": True}, []),
+        (None, {}),
+        ("text", {}),
+        ({}, {}),
+        ({"hooks": [1], "copies": None}, {}),
+        ({"hooks": {"a": 1, "b": {}, "c": {"failed": []}, "d": {"failed": True}}}, {"hooks of d": "true"}),
+        ({"hooks": {"a": {"failed": ["x", "y\x1b[2J"]}}}, {"hooks of a": "x; y [2J"}),
+        ({"copies": {"odd": 1}, "renewal": "no"}, {"renewal": "no", "copies": '{"odd": 1}'}),
     ],
 )
-def test_the_hooks_record_is_read_whatever_form_it_has(record: Any, found: list[str]) -> None:
+def test_the_hooks_record_is_read_whatever_form_it_has(record: Any, found: dict[str, str]) -> None:
     assert status.failures(record) == found
 
 
