@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pulumi
 
+from components import certificates
 from components.certificates import Certificate, CertificateArgs
 from components.chasquid import Chasquid, ChasquidArgs, Users
 from components.dkim import DkimKey
@@ -151,8 +152,9 @@ class MailServer(pulumi.ComponentResource):
     def _host(self, host: HostSettings, gates: Sequence[pulumi.Resource]) -> Host:
         key = self._settings.ssh_private_key
         private = pulumi.Output.secret(key.get_secret_value()) if key else None
-        check = self._settings.outbound_check
-        args = HostArgs(settings=host, private_key=private, gates=gates, outbound_check=check)
+        settings = self._settings
+        packages, check = certificates.packages(settings.acme), settings.outbound_check
+        args = HostArgs(settings=host, private_key=private, gates=gates, outbound_check=check, packages=packages)
         return Host(host.name, args, self._child())
 
     def _dkim_keys(self) -> list[tuple[str, str]]:
@@ -215,7 +217,15 @@ class MailServer(pulumi.ComponentResource):
         api_base = self._settings.cloudflare.base_url
         certificate = Certificate(
             settings.name,
-            CertificateArgs(host=host, names=names, acme=self._settings.acme, api_base=api_base, gates=ready),
+            CertificateArgs(
+                host=host,
+                host_settings=settings,
+                names=names,
+                hooks=reload_hooks(self._settings, settings),
+                acme=self._settings.acme,
+                api_base=api_base,
+                gates=ready,
+            ),
             self._child(),
         )
         chasquid = Chasquid(
@@ -246,3 +256,11 @@ def certificate_names(settings: Settings, host: HostSettings) -> dict[str, list[
     """The certificates of a host: its own name first, then D and *.D for each domain that asks for a wildcard."""
     wildcards = [domain.name for domain in settings.domains if domain.certificate == "wildcard"]
     return {host.name: [host.name], **{name: [name, f"*.{name}"] for name in wildcards}}
+
+
+def reload_hooks(settings: Settings, host: HostSettings) -> dict[str, Sequence[str]]:
+    """What to run when each of these certificates was renewed."""
+    hooks = {host.name: host.reload_hooks}
+    for domain in settings.domains:
+        hooks[domain.name] = (*hooks.get(domain.name, ()), *domain.reload_hooks)
+    return {name: commands for name, commands in hooks.items() if commands}

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from components import settings_explain, settings_rules
-from standards import aliases, dkim, dmarc, names, passwords, spf
+from standards import acme, aliases, dkim, dmarc, names, passwords, spf
 from standards import limits as standard_limits
 from standards.finding import Finding, Invalid, Problems
 
@@ -71,6 +71,21 @@ def _directory(text: str) -> str:
         expected="letsencrypt, letsencrypt-staging, or a URL such as https://acme.example.com/directory",
         fix="try with letsencrypt-staging first: its limits are wide, but no client trusts its certificates",
     )
+
+
+def _script(text: str) -> str:
+    if text.strip() and "\0" not in text:
+        return text.strip() + "\n"
+    raise Invalid(
+        "the command is empty",
+        id="reload-hook-empty",
+        expected="a command such as systemctl reload nginx",
+        fix="write one, or take the entry out",
+    )
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _base_url(text: str) -> str:
@@ -162,6 +177,20 @@ class FirewallSettings(_Settings):
     )
 
 
+ReloadHooks = Annotated[tuple[Annotated[str, AfterValidator(_script)], ...], BeforeValidator(_one_or_many)]
+
+
+class CopySettings(_Settings):
+    """Where other services of the host read its certificates, and the group that may."""
+
+    folder: Annotated[str, AfterValidator(acme.folder)] = Field(
+        description="a folder of its own below /etc, /opt, /srv or /var", examples=["/srv/certificates"]
+    )
+    group: str = Field(
+        description="a group of the host", examples=["certificates"], pattern=r"^[a-z_][a-z0-9_-]{0,31}$"
+    )
+
+
 class HostSettings(_Settings):
     """One server that sends and receives; `name` is its EHLO name, certificate name and PTR."""
 
@@ -184,6 +213,16 @@ class HostSettings(_Settings):
     )
     firewall: FirewallSettings = Field(
         default=FirewallSettings(), description="ports open beside mail and SSH", examples=["{allowTcp: [443]}"]
+    )
+    certificate_copies: CopySettings | None = Field(
+        default=None,
+        description="where other services of the host read its certificates",
+        examples=["{folder: /srv/certificates, group: certificates}"],
+    )
+    reload_hooks: ReloadHooks = Field(
+        default=(),
+        description="a list of commands to run as root when the host's certificate was renewed",
+        examples=["[systemctl reload nginx]"],
     )
     zone_id: ZoneId | None = Field(
         default=None,
@@ -336,6 +375,11 @@ class DomainSettings(_Settings):
     certificate: Literal["wildcard"] | None = Field(
         default=None, description="an extra certificate", examples=["wildcard"]
     )
+    reload_hooks: ReloadHooks = Field(
+        default=(),
+        description="a list of commands to run as root when the domain's own certificate was renewed",
+        examples=["[systemctl reload nginx]"],
+    )
     spf: SpfSettings = Field(
         default=SpfSettings(), description="SPF settings", examples=["{includes: [_spf.google.com]}"]
     )
@@ -376,9 +420,25 @@ class AcmeSettings(_Settings):
         description="letsencrypt, letsencrypt-staging or the https URL of a directory",
         examples=["letsencrypt"],
     )
-    token: Annotated[SecretStr, _secret(names.api_token)] = Field(
-        description="an API token of the DNS provider for the host alone, stored with `--secret`",
+    dns: Annotated[str, AfterValidator(acme.plugin)] = Field(
+        default=acme.CLOUDFLARE,
+        description="certbot's name for its DNS plugin, without the dns- in front",
+        examples=["rfc2136"],
+    )
+    token: Annotated[SecretStr, _secret(names.api_token)] | None = Field(
+        default=None,
+        description="a Cloudflare API token for the host alone, stored with `--secret`; with `dns: cloudflare`",
         examples=["{secure: ...}"],
+    )
+    credentials: Mapping[str, Annotated[SecretStr, BeforeValidator(_as_text), _secret(acme.credential)]] = Field(
+        default={},
+        description="the keys of another DNS plugin's credentials file, each stored with `--secret`",
+        examples=["{dns_rfc2136_server: {secure: ...}, dns_rfc2136_secret: {secure: ...}}"],
+    )
+    challenge_zone: Fqdn | None = Field(
+        default=None,
+        description="a zone that holds nothing but challenges, where CNAME records of ours lead",
+        examples=["acme.example.net"],
     )
     ca_file: str | None = Field(
         default=None,
@@ -394,6 +454,11 @@ class AcmeSettings(_Settings):
     def directory_url(self) -> str:
         """The URL of the directory."""
         return DIRECTORIES.get(self.directory, self.directory)
+
+    @property
+    def ini(self) -> dict[str, SecretStr]:
+        """What certbot's DNS plugin reads in its credentials file."""
+        return {acme.TOKEN_KEY: self.token} if self.token else dict(self.credentials)
 
 
 class CloudflareSettings(_Settings):

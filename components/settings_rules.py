@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from components import settings_explain
-from standards import aliases, dkim, limits, names, passwords, spf
+from standards import acme, aliases, dkim, limits, names, passwords, spf
 from standards.finding import Finding
 from standards.records import domain_spf, sending_addresses, zone_of
 
@@ -52,7 +52,7 @@ class Parts:
 
 def errors(parts: Parts) -> list[Finding]:
     """Everything that makes the parts unusable together."""
-    found = [*_stack_name(parts), *_tokens(parts), *_duplicates(parts)]
+    found = [*_stack_name(parts), *_tokens(parts), *_challenges(parts), *_duplicates(parts)]
     for path, host in parts.hosts:
         found += _host(path, host, parts)
     for path, domain in parts.domains:
@@ -125,14 +125,108 @@ def _stack_name(parts: Parts) -> Iterator[Finding]:
 
 
 def _tokens(parts: Parts) -> Iterator[Finding]:
-    if parts.acme and parts.cloudflare and parts.acme.token == parts.cloudflare.api_token:
+    if parts.acme and parts.cloudflare and parts.cloudflare.api_token in parts.acme.ini.values():
         yield _error(
-            "mailroom:acme.token",
+            "mailroom:acme.token" if parts.acme.token else "mailroom:acme.credentials",
             "acme-token-shared",
             "it is the same token as cloudflare:apiToken",
             "a token of its own, restricted to DNS of the zones that need certificates",
             why="this token lies on the host; a stolen host must not own the zones",
             fix="make a second token under My Profile > API Tokens and store it with --secret",
+        )
+
+
+def _challenges(parts: Parts) -> Iterator[Finding]:
+    """How the host answers the CA: the plugin, what it needs to log in, and the zone of its own for challenges."""
+    wishes = parts.acme
+    if wishes is None:
+        return
+    if wishes.dns == acme.CLOUDFLARE:
+        if wishes.token is None:
+            yield _missing_secret("token")
+        if wishes.credentials:
+            yield _not_with("credentials", wishes.dns, "token")
+    else:
+        if wishes.token is not None:
+            yield _not_with("token", wishes.dns, "credentials")
+        yield from _credentials(wishes)
+    if wishes.challenge_zone is None:
+        return
+    if wishes.dns not in acme.WRITERS:
+        yield _error(
+            "mailroom:acme.challengeZone",
+            "challenge-zone-plugin",
+            f"`dns: {wishes.dns}`",
+            "cloudflare or rfc2136 as `dns`, the ways our own hook writes into a zone for challenges",
+            why="certbot's plugins do not follow a CNAME record",
+            fix="take challengeZone out, or keep the zone for challenges at one of the two",
+        )
+    names_of = [*((path, host.name) for path, host in parts.hosts)]
+    names_of += [(path, domain.name) for path, domain in parts.domains if domain.certificate]
+    for path, name in names_of:
+        if not acme.fits(name, wishes.challenge_zone):
+            yield _error(
+                f"{path}.name",
+                "challenge-name-long",
+                f"{acme.challenge_target(name, wishes.challenge_zone)} is longer than {limits.DOMAIN} characters",
+                "a name for its challenge that DNS can have",
+                fix="choose a shorter challengeZone",
+            )
+
+
+def _missing_secret(key: str) -> Finding:
+    path = f"mailroom:acme.{key}"
+    store = f"store it with `pulumi config set --secret --path '{path}'`"
+    return _error(
+        path, settings_explain.MISSING, "it is missing", f"a secret, stored with `--secret`: {key}", fix=store
+    )
+
+
+def _not_with(key: str, dns: str, instead: str) -> Finding:
+    return _error(
+        f"mailroom:acme.{key}",
+        "acme-secret-unused",
+        f"it stands beside `dns: {dns}`, which does not read it",
+        f"{instead} with `dns: {dns}`",
+        fix=f"take {key} out, or choose another `dns`",
+    )
+
+
+def _credentials(wishes: AcmeSettings) -> Iterator[Finding]:
+    start = acme.prefix(wishes.dns)
+    plain = {key: value.get_secret_value() for key, value in wishes.credentials.items()}
+    if not plain and wishes.dns != acme.RFC2136:
+        yield _missing_secret(f"credentials.{start}...")
+    for key in acme.missing_keys(wishes.dns, plain):
+        yield _missing_secret(f"credentials.{key}")
+    for key in plain:
+        if not key.startswith(start) or not key.replace("_", "").isalnum():
+            yield _error(
+                f"mailroom:acme.credentials.{key}",
+                "acme-credential-unknown",
+                f"the plugin {wishes.dns} reads no key {names.shown(key)}",
+                f"keys that begin with {start}, as the plugin's documentation names them",
+                fix="correct the key, or `dns`",
+            )
+    for key, expected in acme.rfc2136_problems(plain):
+        yield _error(
+            f"mailroom:acme.credentials.{key}",
+            "acme-credential-invalid",
+            "the value has another form (it is not shown here)",
+            expected,
+            fix=f"store it again with `pulumi config set --secret --path mailroom:acme.credentials.{key}`",
+        )
+
+
+def _hooks(path: str, domain: DomainSettings) -> Iterator[Finding]:
+    if domain.reload_hooks and domain.certificate is None:
+        yield _error(
+            f"{path}.reloadHooks",
+            "reload-hooks-without-certificate",
+            f"{domain.name} has no certificate of its own",
+            "`certificate: wildcard` beside reloadHooks",
+            why="a domain without one is served with the host's certificate",
+            fix="add `certificate: wildcard`, or move the commands to reloadHooks of the host",
         )
 
 
@@ -250,6 +344,7 @@ def _unused_access(settings: Settings) -> Iterator[Finding]:
 
 def _domain(path: str, domain: DomainSettings, parts: Parts) -> Iterator[Finding]:
     yield from _external(path, domain, parts)
+    yield from _hooks(path, domain)
     if domain.mail == "none":
         yield from _silent(path, domain)
         return

@@ -130,7 +130,7 @@ def _name(record: Mapping[str, Any]) -> str:
 
 def _stands_in_the_way(record: Mapping[str, Any], claim: Claim) -> bool:
     found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
-    return found == "CNAME" or found in claim["kinds"]
+    return found == "CNAME" or "CNAME" in claim["kinds"] or found in claim["kinds"]  # RFC 1034 section 3.6.2
 
 
 def _described(record: Mapping[str, Any]) -> str:

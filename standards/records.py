@@ -14,14 +14,14 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rdtypes.ANY.TXT
 
-from standards import dkim, dmarc, limits, spf
+from standards import acme, dkim, dmarc, limits, spf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from components.settings import DomainSettings, HostSettings, Settings
 
-RecordType = Literal["A", "AAAA", "MX", "TXT"]
+RecordType = Literal["A", "AAAA", "CNAME", "MX", "TXT"]
 Wave = Literal["host", "identity", "mail"]
 
 TTL: Final = 300  # short enough to move a host or correct a mistake within minutes
@@ -30,7 +30,7 @@ NO_DKIM_KEYS: Final[Mapping[tuple[str, str], str]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One record as Cloudflare stores it: lower-case full name, quoted TXT strings, MX host without dot.
+    """One record as Cloudflare stores it: lower-case full name, quoted TXT strings, MX and CNAME host without dot.
 
     `key` is its stable logical name, `owner` the host or domain it belongs to, `wave` the step of a run that
     publishes it. `content` is None while its DKIM key (`dkim`: domain and selector) does not exist yet.
@@ -150,8 +150,30 @@ def _of_host(host: HostSettings, settings: Settings) -> Iterator[Record]:
             zone_id=zone_id,
         )
 
+    if settings.acme.challenge_zone and host.name not in _with_wildcard(settings):  # one name, one CNAME
+        yield _challenge(host.name, settings.acme.challenge_zone, "host", zone_id)
+
+
+def _with_wildcard(settings: Settings) -> set[str]:
+    return {domain.name for domain in settings.domains if domain.certificate == "wildcard"}
+
+
+def _challenge(name: str, zone: str, wave: Wave, zone_id: str) -> Record:
+    return Record(
+        key=f"{name}/acme-challenge",
+        name=acme.challenge_name(name),
+        type="CNAME",
+        content=acme.challenge_target(name, zone),
+        reason="The CA finds the challenge in a zone of its own, all that the host's token may write",
+        wave=wave,
+        owner=name,
+        zone_id=zone_id,
+    )
+
 
 def _of_domain(domain: DomainSettings, settings: Settings) -> Iterator[Record]:
+    if settings.acme.challenge_zone and domain.certificate == "wildcard":
+        yield _challenge(domain.name, settings.acme.challenge_zone, "identity", domain.zone_id)
     if domain.mail == "none":
         yield from _of_silent_domain(domain)
         return

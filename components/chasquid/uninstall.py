@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from components.certificates import reload_hook
     from components.host import access, guard, hostlib
 else:
     import access
     import guard
     import hostlib
+    import reload_hook
 
 SERVICE = "chasquid.service"
 UNITS = Path("/etc/systemd/system")
@@ -31,6 +33,8 @@ RUNTIME = Path("/run/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom")
 QUEUE = Path("/var/lib/chasquid/queue")
 LETSENCRYPT = Path("/etc/letsencrypt")
+REPORT = "mailroom-certificate-report.service"
+STATE = Path("/var/lib/mailroom")
 RENEWAL = UNITS / "certbot.service.d" / "mailroom.conf"
 # Nothing outside knows these ports, and no program of the host submits there.
 PORTS = {"smtp_address": 1025, "submission_address": 1587, "submission_over_tls_address": 1465}
@@ -47,6 +51,7 @@ def main() -> None:
     if queued() and (MAILROOM / "current").exists():
         drain(payload["drain_seconds"])
     hostlib.run(["systemctl", "disable", "--now", *POLICY])
+    remove_copies()
     removed = [*access.undo(), *guard.undo(), *(str(path) for path in ours() if remove(path))]
     hostlib.run(["systemctl", "daemon-reload"])
     hostlib.run(["systemctl", "reset-failed", SERVICE])
@@ -69,9 +74,16 @@ def installed_name(wanted: str) -> str:
 def ours() -> list[Path]:
     """All that goes; the unit first, so that nothing starts again, our scripts last: this is one of them."""
     hooks = sorted((LETSENCRYPT / "renewal-hooks" / "deploy").glob("mailroom-*"))
-    token = LETSENCRYPT / "mailroom" / "cloudflare.ini"
-    units = [UNITS / name for name in (SERVICE, *POLICY)]
-    return [*units, DRAIN.parent, *hooks, RENEWAL, token, MAILROOM, RUNTIME, PROGRAMS]
+    private = LETSENCRYPT / "mailroom"
+    renewal = [*private.glob("*.ini"), *(private / name for name in ("challenge.json", "challenge", "hooks"))]
+    units = [UNITS / name for name in (SERVICE, *POLICY, REPORT)]
+    return [*units, DRAIN.parent, *hooks, RENEWAL, *renewal, STATE, MAILROOM, RUNTIME, PROGRAMS]
+
+
+def remove_copies() -> None:
+    """The copies of certificates for other services; what somebody else put there stays."""
+    if copies := reload_hook.read(MAILROOM / "certificates.json").get("copies"):
+        reload_hook.remove_folder(copies["folder"])
 
 
 def queued() -> int:

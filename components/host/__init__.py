@@ -23,7 +23,7 @@ LOCK = "/run/mailroom.lock"  # /run/lock would let any local user hold it
 BUSY = 75  # sysexits.h EX_TEMPFAIL
 INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
 PACKAGES = (
-    *("ca-certificates", "certbot", "python3-certbot-dns-cloudflare"),
+    *("ca-certificates", "certbot"),
     *("python3-dkim", "python3-dnspython"),  # the sender policy
     *("fail2ban", "nftables", "python3-systemd", "unattended-upgrades"),
     "systemd-timesyncd | chrony | ntpsec | ntp | openntpd",  # whichever is there already
@@ -37,13 +37,15 @@ CHANGE_LIMIT = 40  # seconds; has to end before mailroom-rollback.timer does
 class HostArgs:
     """`settings` is one entry of mailroom:hosts; `private_key` is the operator's key, or None for the SSH agent.
 
-    `outbound_check` names mail servers that the host has to reach.
+    `outbound_check` names mail servers that the host has to reach, `packages` are wanted beside those that every host
+    needs.
     """
 
     settings: HostSettings
     private_key: pulumi.Output[str] | None
     gates: Sequence[pulumi.Resource]
     outbound_check: Sequence[str]
+    packages: Sequence[str] = ()
 
 
 class Host(pulumi.ComponentResource):
@@ -75,7 +77,7 @@ class Host(pulumi.ComponentResource):
         )
         scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
         self._last: pulumi.Resource = scripts
-        self.step(f"{name}/prepare", "prepare.py", {"packages": PACKAGES}, timeout=900)
+        self.step(f"{name}/prepare", "prepare.py", {"packages": [*PACKAGES, *args.packages]}, timeout=900)
         self._last = self._access(f"{name}/access", args)
         bans = {str(path.relative_to(BANS)): path.read_text(encoding="utf-8") for path in sorted(BANS.glob("*/*"))}
         self.step(f"{name}/guard", "guard.py", {"ssh_port": args.settings.ssh.port, "fail2ban": bans})

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Final
 from lab.addresses import GUEST_CODE, GUEST_MAIL, GUEST_SITE_PACKAGES
 from lab.internet import api_server, world
 from lab.internet.certificates import issue
-from lab.internet.names import ACME_NAME, COLLEAGUES_MX, COLLEAGUES_OCTET, RECEIVER_MX
+from lab.internet.names import (
+    ACME_NAME,
+    CHALLENGE_ZONE,
+    COLLEAGUES_MX,
+    COLLEAGUES_OCTET,
+    NAMESERVERS,
+    RECEIVER_MX,
+    TSIG_ALGORITHM,
+    TSIG_NAME,
+    TSIG_SECRET,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +150,8 @@ def pdns_conf(server: str, addresses: Pair, api_port: int) -> str:
         "socket-dir": f"/run/{server}",
         "security-poll-suffix": "",
         "version-string": "anonymous",
+        "dnsupdate": "yes",
+        "allow-dnsupdate-from": "0.0.0.0/0, ::/0",  # that is, with the key of a zone that has one
     }
     return "".join(f"{key}={value}\n" for key, value in settings.items())
 
@@ -176,7 +188,25 @@ def _write_name_server(root: Path, server: str, addresses: Pair, api_port: int) 
     database.unlink(missing_ok=True)
     connection = sqlite3.connect(database)
     connection.executescript((root / _SCHEMA).read_text())
+    if server == "ns1":
+        _add_challenge_zone(connection)
     connection.close()
+
+
+def _add_challenge_zone(connection: sqlite3.Connection) -> None:
+    """A zone that clients write by RFC 2136, outside of what the publisher keeps equal on both servers."""
+    connection.execute("INSERT INTO domains (id, name, type) VALUES (1, ?, 'NATIVE')", [CHALLENGE_ZONE])
+    soa = f"{NAMESERVERS[0]} hostmaster.lab.test 1 60 30 604800 1"
+    for kind, content in (("SOA", soa), ("NS", NAMESERVERS[0])):
+        row = [CHALLENGE_ZONE, kind, content]
+        connection.execute(
+            "INSERT INTO records (domain_id, name, type, content, ttl, auth) VALUES (1, ?, ?, ?, 5, 1)", row
+        )
+    key = [TSIG_NAME, TSIG_ALGORITHM, TSIG_SECRET]
+    connection.execute("INSERT INTO tsigkeys (name, algorithm, secret) VALUES (?, ?, ?)", key)
+    metadata = "INSERT INTO domainmetadata (domain_id, kind, content) VALUES (1, 'TSIG-ALLOW-DNSUPDATE', ?)"
+    connection.execute(metadata, [TSIG_NAME])
+    connection.commit()
 
 
 def _write_units(root: Path, plan: Plan) -> None:

@@ -34,6 +34,12 @@ CONTABO: Final = {
 }
 HETZNER_TOKEN: Final = "labHetznerCloudTokenNotASecret0000000000000000000000000000000001"  # noqa: S105
 
+CHALLENGE_ZONE: Final = "challenges.test"
+"""No zone of the account: ns1 alone has it, unsigned, and takes RFC 2136 updates signed with the key below."""
+TSIG_NAME: Final = "mailroom-acme"
+TSIG_ALGORITHM: Final = "hmac-sha256"
+TSIG_SECRET: Final = "bGFiLXRzaWcta2V5LW5vdC1hLXNlY3JldC0wMDAwMDA="  # noqa: S105  (public on purpose)
+
 
 def zone_id(zone: str) -> str:
     """The Cloudflare id of a zone (no final dot): fixed, so that a tracked stack file can name it."""

@@ -10,6 +10,7 @@ from lab.internet.authoritative import RecordSet
 from lab.internet.names import (
     ACCOUNT_ZONES,
     ACME_NAME,
+    CHALLENGE_ZONE,
     COLLEAGUES_MX,
     COLLEAGUES_OCTET,
     NAMESERVERS,
@@ -43,6 +44,7 @@ def zones(plan: Plan) -> dict[str, list[RecordSet]]:
     for child in ACCOUNT_ZONES:
         content[PARENT_ZONE].append(RecordSet(child, "NS", tuple(f"{name}." for name in NAMESERVERS)))
         content[PARENT_ZONE].append(RecordSet(child, "DS", (dnssec.ds(child),)))
+    content[PARENT_ZONE].append(RecordSet(CHALLENGE_ZONE, "NS", (f"{NAMESERVERS[0]}.",)))
     for name, server in zip(NAMESERVERS, (plan.ns1, plan.ns2), strict=True):
         content[PARENT_ZONE].append(RecordSet(name, "A", (server.ipv4,)))
         content[PARENT_ZONE].append(RecordSet(name, "AAAA", (server.ipv6,)))

@@ -19,7 +19,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from components.host.bundle import bundle
 from components.host.requirements import judge
 from components.settings import HostSettings
-from lab.internet.names import ACME_TOKEN
+from lab.internet.names import ACME_TOKEN, CHALLENGE_ZONE, TSIG_ALGORITHM, TSIG_NAME, TSIG_SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from lab.client import Lab, Vps
 
 HOST, DOMAIN = "smtp.example.test", "example.test"
-PACKAGES = ["ca-certificates", "certbot", "python3-certbot-dns-cloudflare"]
-# Stands in for chasquid: reads its certificates once, when it starts; first directory without a server name.
+PACKAGES = ["ca-certificates", "certbot", "python3-certbot-dns-cloudflare", "python3-certbot-dns-rfc2136"]
+TOKEN_KEY = "dns_cloudflare_api_token"
+COPIES = {"folder": "/srv/certificates", "group": "readers"}
+RELOAD = 'echo "$RENEWED_LINEAGE $RENEWED_DOMAINS $(id -u)" >> /root/reloaded\n'
+# Stands in for chasquid: reads its certificates once, when it starts; first directory without a server name. And for
+# the sender policy, which takes notices for the postmaster.
 SERVER = """
 import os, socket, ssl, threading
 
@@ -60,6 +64,21 @@ def serve(port):
             pass
         connection.close()
 
+def take_notices():
+    os.makedirs("/run/mailroom-policy", exist_ok=True)
+    path = "/run/mailroom-policy/socket"
+    os.path.exists(path) and os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    while True:
+        connection = listener.accept()[0]
+        with open("/root/notices", "ab") as file:
+            file.write(connection.makefile("rb").read())
+        connection.sendall(b"verdict 0\\n")
+        connection.close()
+
+threading.Thread(target=take_notices).start()
 for port in (25, 465, 587):
     threading.Thread(target=serve, args=(port,)).start()
 """
@@ -108,7 +127,7 @@ def run(vps: Vps, script: str, payload: dict[str, Any]) -> Step:
 @pytest.fixture(scope="module")
 def machine(lab: Lab) -> Iterator[Machine]:
     """One host for the whole module, prepared but without certificates."""
-    vps = lab.fresh_vps()
+    vps = lab.fresh_vps(octet=74)
     facts = vps.ssh("python3 -", bundle().files["facts.py"])
     arrived = time.time()
     assert facts.returncode == 0, facts.stderr
@@ -121,15 +140,22 @@ def machine(lab: Lab) -> Iterator[Machine]:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
+    (folder.parent / "current").symlink_to(folder.name)
     settings: Any = lab.stack_config(vps)
     payload = {
         "email": settings["mailroom:acme"]["email"],
         "directory": settings["mailroom:acme"]["directory"],
         "ca_pem": Path(lab.status["ca_file"]).read_text(),
         "api_base": settings["cloudflare:baseUrl"],
-        "token": ACME_TOKEN,
+        "dns": "cloudflare",
+        "credentials": {TOKEN_KEY: ACME_TOKEN},
+        "challenge_zone": None,
         "propagation_seconds": 1,
-        "certificates": [{"name": HOST, "names": [HOST]}, {"name": DOMAIN, "names": [DOMAIN, f"*.{DOMAIN}"]}],
+        "copies": COPIES,
+        "certificates": [
+            {"name": HOST, "names": [HOST], "hooks": [RELOAD]},
+            {"name": DOMAIN, "names": [DOMAIN, f"*.{DOMAIN}"]},
+        ],
     }
     prepared = run(vps, "prepare.py", {"packages": PACKAGES})
     yield Machine(vps, payload, json.loads(facts.stdout), arrived, prepared)
@@ -179,7 +205,7 @@ def test_a_bare_host_fits(machine: Machine) -> None:
 def test_preparation_installs_what_is_missing_and_says_so(machine: Machine) -> None:
     assert machine.prepared.status == 0, machine.prepared.stderr
     assert re.fullmatch(
-        r"changed: installed certbot python3-certbot-dns-cloudflare, "
+        r"changed: installed certbot python3-certbot-dns-cloudflare python3-certbot-dns-rfc2136, "
         r".*made /var/lib/chasquid, .*made /var/lib/mailroom-policy\n",
         machine.prepared.stdout,
     )
@@ -238,6 +264,18 @@ def test_keys_are_readable_for_the_mail_server_alone(issued: Issued) -> None:
     assert int(issued.machine.text(readable)) > 0
 
 
+def copied(machine: Machine, name: str) -> str:
+    return machine.text(f"runuser -u daemon -g readers -- cat /srv/certificates/{name}/fullchain.pem")
+
+
+def test_copies_are_for_the_named_group_alone(issued: Issued) -> None:
+    modes = issued.machine.text("find /srv/certificates -name '*.pem' -printf '%m %u %g\\n' | sort | uniq -c")
+    assert modes.split() == ["4", "640", "root", "readers"]
+    assert copied(issued.machine, HOST) == issued.machine.text(f"cat /etc/mailroom/certs/0-{HOST}/fullchain.pem")
+    refused = issued.machine.vps.ssh("runuser -u daemon -- cat /srv/certificates/*/privkey.pem")
+    assert "PRIVATE" not in refused.stdout
+
+
 def test_a_second_run_changes_nothing_within_two_seconds(issued: Issued) -> None:
     again = issued.machine.certificate()
     assert (again.status, again.stdout) == (0, "ok: nothing to do\n")
@@ -277,12 +315,12 @@ def test_renewal_has_one_schedule_that_survives_a_reboot(issued: Issued) -> None
 def test_a_token_without_rights_is_a_clear_failure_that_changes_nothing(issued: Issued) -> None:
     before = issued.machine.text("cat /etc/mailroom/certs/*/*.pem | sha256sum")
     more = [*issued.machine.payload["certificates"], {"name": "second.test", "names": ["second.test"]}]
-    refused = issued.machine.certificate(token="x" * 40, certificates=more)
+    refused = issued.machine.certificate(credentials={TOKEN_KEY: "x" * 40}, certificates=more)
     assert refused.status == 1
     assert "the certificate second.test" in refused.stderr
     assert "check mailroom:acme token" in refused.stderr
     assert issued.machine.text("cat /etc/mailroom/certs/*/*.pem | sha256sum") == before
-    assert issued.machine.certificate().stdout == "changed: stored the DNS token\n"
+    assert issued.machine.certificate().stdout == "changed: stored the DNS credentials\n"
 
 
 def test_changed_names_give_a_new_certificate_with_the_same_key(issued: Issued) -> None:
@@ -290,7 +328,8 @@ def test_changed_names_give_a_new_certificate_with_the_same_key(issued: Issued) 
     host, domain = issued.machine.payload["certificates"]
     more = {**domain, "names": [*domain["names"], f"*.sub.{DOMAIN}"]}
     answer = issued.machine.certificate(certificates=[host, more])
-    assert answer.stdout == f"changed: issued {DOMAIN} (its names changed), deployed {DOMAIN}\n", answer.stderr
+    said = f"changed: issued {DOMAIN} (its names changed), deployed {DOMAIN}, refreshed the copies\n"
+    assert answer.stdout == said, answer.stderr
     after = leaf(issued.machine, f"1-{DOMAIN}")
     assert after.serial_number != before.serial_number
     assert after.public_key() == before.public_key()
@@ -313,10 +352,19 @@ def starts(machine: Machine) -> int:
     return int(machine.text("journalctl -u chasquid --no-pager -o cat | grep -c '^Started '"))
 
 
+def make_due(machine: Machine, name: str) -> None:
+    conf = f"/etc/letsencrypt/renewal/{name}.conf"
+    machine.text(f"sed -i 's/^renew_before_expiry = .*/renew_before_expiry = 4000 days/' {conf}")
+
+
+def troubles(machine: Machine) -> Any:
+    return json.loads(machine.text("cat /var/lib/mailroom/certificates.json"))
+
+
 def test_a_renewal_by_the_timers_service_is_served_after_one_restart(server: Machine) -> None:
-    before, started = leaf(server, f"0-{HOST}"), starts(server)
+    before, started, reloaded = leaf(server, f"0-{HOST}"), starts(server), server.text("cat /root/reloaded")
     conf = f"/etc/letsencrypt/renewal/{HOST}.conf"
-    server.text(f"sed -i 's/^renew_before_expiry = .*/renew_before_expiry = 4000 days/' {conf}")
+    make_due(server, HOST)
     server.text("systemctl start certbot.service || { journalctl -u certbot -o cat --no-pager >&2; false; }")
     after = leaf(server, f"0-{HOST}")
     assert after.serial_number != before.serial_number
@@ -325,6 +373,8 @@ def test_a_renewal_by_the_timers_service_is_served_after_one_restart(server: Mac
     for port in ("465", "25 -starttls smtp", "587 -starttls smtp"):
         served = server.text(f"openssl s_client -connect localhost:{port} </dev/null 2>/dev/null | openssl x509")
         assert x509.load_pem_x509_certificate(served.encode()).serial_number == after.serial_number
+    assert server.text("cat /root/reloaded") == f"{reloaded}/etc/letsencrypt/live/{HOST} {HOST} 0\n"
+    assert x509.load_pem_x509_certificate(copied(server, HOST).encode()) == after
     lifetime = after.not_valid_after_utc - after.not_valid_before_utc
     assert f"renew_before_expiry = {round(lifetime.total_seconds() / 3 / 86400)} days\n" in server.text(f"cat {conf}")
     assert server.certificate().stdout == "ok: nothing to do\n"
@@ -336,6 +386,25 @@ def test_a_renewal_run_with_nothing_due_restarts_nothing(server: Machine) -> Non
     assert starts(server) == started
 
 
+def test_a_failing_reload_hook_is_reported_and_the_certificate_kept(server: Machine) -> None:
+    host, domain = server.payload["certificates"]
+    broken = [{**host, "hooks": ["echo cannot reload\nfalse\n", RELOAD]}, domain]
+    assert server.certificate(certificates=broken).status == 0
+    before, reloaded = leaf(server, f"0-{HOST}"), server.text("wc -l < /root/reloaded")
+    make_due(server, HOST)
+    assert server.vps.ssh("systemctl start certbot.service", timeout=120).returncode != 0
+    served = server.text("openssl s_client -connect localhost:465 </dev/null 2>/dev/null | openssl x509")
+    assert x509.load_pem_x509_certificate(served.encode()).serial_number != before.serial_number
+    said = f"reload hook 1 of {HOST} ended with 1: cannot reload"
+    assert troubles(server)["hooks"][HOST]["failed"] == [said]
+    assert not troubles(server).get("renewal")
+    assert int(server.text("wc -l < /root/reloaded")) == int(reloaded) + 1  # the second one ran all the same
+    server.text("for i in 1 2 3 4 5 6 7 8 9; do grep -qs 'cannot reload' /root/notices && break; sleep 0.5; done")
+    assert said in server.text("cat /root/notices")
+    assert server.certificate().status == 0
+    assert troubles(server)["hooks"][HOST]["failed"] == []
+
+
 def test_a_server_that_cannot_serve_the_new_certificate_makes_the_renewal_unit_fail(server: Machine) -> None:
     server.text("sed -i 's/, 465, 587/, 587/' /root/server.py && systemctl restart chasquid")
     hook = "/etc/letsencrypt/renewal-hooks/deploy/mailroom-deploy"
@@ -343,7 +412,9 @@ def test_a_server_that_cannot_serve_the_new_certificate_makes_the_renewal_unit_f
     assert server.vps.ssh("systemctl start certbot.service", timeout=120).returncode != 0
     said = server.text("journalctl -u certbot -n 30 -o cat --no-pager")
     assert f"port 465 does not serve {HOST}" in said
-    assert server.certificate().stdout == "changed: installed the deploy hook\n"
+    server.text("systemctl start mailroom-certificate-report.service")  # done, or at work, already
+    assert f"port 465 does not serve {HOST}" in troubles(server)["renewal"]
+    assert server.certificate().stdout == "changed: installed the hooks\n"
 
 
 def test_a_run_killed_while_certbot_works_converges(issued: Issued) -> None:
@@ -359,3 +430,47 @@ def test_a_run_killed_while_certbot_works_converges(issued: Issued) -> None:
     assert again.status == 0, again.stderr
     assert leaf(machine, "1-second.test")
     assert machine.certificate(certificates=certificates).stdout == "ok: nothing to do\n"
+
+
+def test_challenges_are_answered_where_the_cname_leads(issued: Issued, lab: Lab) -> None:
+    machine, domain = issued.machine, issued.machine.payload["certificates"][1]
+    target = f"_acme-challenge.{DOMAIN}.second.test"
+    lab.dns.set(f"_acme-challenge.{DOMAIN}", "CNAME", [f"{target}."])
+    answer = machine.certificate(challenge_zone="second.test", certificates=[domain])
+    assert f"issued {DOMAIN} (the way to answer the CA changed)" in answer.stdout, answer.stderr
+    assert not lab.dns.get(target, "TXT")
+    files = f"grep -rlF {ACME_TOKEN} /etc /var /root /run 2>/dev/null; true"
+    assert machine.text(files) == "/etc/letsencrypt/mailroom/challenge.json\n"
+    assert machine.text("stat -c '%a %U' /etc/letsencrypt/mailroom/challenge.json") == "600 root\n"
+    lab.dns.delete(f"_acme-challenge.{DOMAIN}", "CNAME")
+    missing = machine.certificate(challenge_zone="second.test", certificates=[{"name": HOST, "names": [HOST]}])
+    assert f"_acme-challenge.{HOST} has no CNAME record, a CNAME record to _acme-challenge.{HOST}.second.test" in (
+        missing.stderr
+    )
+
+
+def test_rfc_2136_answers_challenges_by_the_plugin_and_by_our_hook(issued: Issued, lab: Lab) -> None:
+    machine, name = issued.machine, f"mx.{CHALLENGE_ZONE}"
+    keys = {"server": lab.plan.ns1.ipv4, "name": TSIG_NAME, "algorithm": TSIG_ALGORITHM.upper(), "secret": TSIG_SECRET}
+    wanted: dict[str, Any] = {
+        "dns": "rfc2136",
+        "credentials": {f"dns_rfc2136_{key}": value for key, value in keys.items()},
+        "certificates": [{"name": name, "names": [name]}],
+        "copies": None,
+    }
+    answer = machine.certificate(**wanted)
+    assert f"issued {name} (new)" in answer.stdout, answer.stderr
+    assert f"removed the copies in {COPIES['folder']}, removed the old DNS credentials" in answer.stdout
+    assert machine.text("ls -d /srv/* /etc/letsencrypt/mailroom/*.ini || true") == (
+        "/etc/letsencrypt/mailroom/rfc2136.ini\n"
+    )
+    assert TSIG_SECRET not in machine.text("journalctl --no-pager; cat /var/log/letsencrypt/*")
+    lab.dns.set(f"_acme-challenge.{HOST}", "CNAME", [f"_acme-challenge.{HOST}.{CHALLENGE_ZONE}."])
+    wanted |= {"challenge_zone": CHALLENGE_ZONE, "certificates": [{"name": HOST, "names": [HOST]}]}
+    answer = machine.certificate(**wanted)
+    assert f"issued {HOST} (the way to answer the CA changed)" in answer.stdout, answer.stderr
+    before = leaf(machine, f"0-{HOST}")
+    make_due(machine, HOST)
+    machine.text("systemctl start certbot.service || { journalctl -u certbot -o cat --no-pager >&2; false; }")
+    assert leaf(machine, f"0-{HOST}").serial_number != before.serial_number
+    lab.dns.delete(f"_acme-challenge.{HOST}", "CNAME")

@@ -6,6 +6,8 @@ import logging
 import queue
 import secrets
 import smtplib
+import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -19,6 +21,10 @@ from .message import one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .message import Request
+
+NOTICE = "notice"  # in the place of a client's address
+ROOT = 0
 ADDRESS, PORT = "127.0.0.1", 25
 ATTEMPTS, PAUSE = 5, 30.0  # tries and seconds between them while the server is busy or restarts
 FINAL = 500  # RFC 5321 section 4.2.1: from here on trying again is in vain
@@ -40,6 +46,17 @@ def tell(subject: str, text: str, settings: Mapping[str, Any]) -> None:
         _waiting.put_nowait(message)
     except queue.Full:
         _log.warning("a notice was dropped: %s", subject)
+
+
+def take(request: Request, connection: socket.socket, settings: Mapping[str, Any]) -> bool:
+    """Send what another program of this host hands over as a request from "notice"; only root may."""
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))  # unix(7)
+    if uid != ROOT:
+        _log.warning("a notice of user %d was not sent, only root may", uid)
+        return False
+    header, _, text = request.message.decode(errors="replace").partition("\n\n")
+    tell(header.removeprefix("Subject: "), text, settings)
+    return True
 
 
 def is_own(message_id: str, remote: str) -> bool:

@@ -90,11 +90,20 @@ class Service:
             except (OSError, Malformed) as error:
                 _log.warning("a request could not be read: %s", error)
                 return
-            verdict = self._verdict(request)
+            verdict = self._notice(request, connection) if request.remote == notices.NOTICE else self._verdict(request)
             try:
                 connection.sendall(verdict.reply())
             except OSError as error:
                 _log.warning("an answer could not be given: %s", error)
+
+    def _notice(self, request: Request, connection: socket.socket) -> Verdict:
+        """What another part of this host wants the postmaster to know."""
+        try:
+            taken = notices.take(request, connection, self._settings.now())
+        except (OSError, ValueError) as error:
+            _log.error("a notice was not sent: %s", trace(error))
+            taken = False
+        return Verdict.accept() if taken else Verdict.refuse("5.7.1 Not yours")
 
     def _verdict(self, request: Request) -> Verdict:
         started = time.monotonic()

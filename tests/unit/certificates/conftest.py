@@ -28,6 +28,18 @@ case "$*" in
 esac
 """
 
+# Runs the program with the environment it was given, and nothing else of ours.
+FAKE_SYSTEMD_RUN = """#!/bin/sh
+echo "$*" >> "$FAKE_LOGS/systemd-run"
+for word; do
+  case "$word" in
+    --setenv=*) export "${word#--setenv=}" ;;
+    --*) ;;
+    *) exec "$word" ;;
+  esac
+done
+"""
+
 
 @pytest.fixture(autouse=True)
 def _scripts_importable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +69,10 @@ class FakeHost:
             "directory": "https://acme.example/directory",
             "ca_pem": None,
             "api_base": None,
-            "token": TOKEN,
+            "dns": "cloudflare",
+            "credentials": {"dns_cloudflare_api_token": TOKEN},
+            "challenge_zone": None,
+            "copies": None,
             "propagation_seconds": 10,
             "certificates": [
                 {"name": "smtp.example.com", "names": ["smtp.example.com"]},
@@ -72,10 +87,11 @@ class FakeHost:
         (self.root / "system-cas.pem").write_text("the system's CAs\n")
         self._program("certbot", FAKE_CERTBOT.read_text().replace("#!python", f"#!{sys.executable} -SE", 1))
         self._program("systemctl", FAKE_SYSTEMCTL)
+        self._program("systemd-run", FAKE_SYSTEMD_RUN)
         self.monkeypatch.setenv("PATH", f"{self.root / 'bin'}:{os.environ['PATH']}")
         self.monkeypatch.setenv("FAKE_LOGS", str(self.root / "logs"))
         self.monkeypatch.setenv("FAKE_LETSENCRYPT", str(self.letsencrypt))
-        for script in ("certificate", "deploy_hook"):
+        for script in ("certificate", "deploy_hook", "reload_hook", "challenge_hook"):
             module = __import__(script)
             for name, value in self.constants().items():
                 if hasattr(module, name):
@@ -87,7 +103,12 @@ class FakeHost:
             "MAILROOM": self.root / "mailroom",
             "LETSENCRYPT": self.letsencrypt,
             "SYSTEM_BUNDLE": self.root / "system-cas.pem",
-            "DROP_IN": self.root / "certbot.service.d" / "mailroom.conf",
+            "UNITS": self.root,
+            "STATE": self.root / "state" / "certificates.json",
+            "RELOAD_LOCK": self.root / "reload-lock",
+            "POLICY": self.root / "policy-socket",
+            "TRUSTED": self.root,
+            "CONFIG": self.letsencrypt / "mailroom" / "challenge.json",
             "LOCK": self.root / "lock",
             "GROUP": grp.getgrgid(os.getgid()).gr_name,
         }

@@ -53,5 +53,6 @@ for kind in ("cert", "chain", "fullchain", "privkey"):
     (live / f"{kind}.pem").symlink_to(f"../../archive/{name}/{kind}{number}.pem")
 if not renewal.exists():
     renewal.write_text("# renew_before_expiry = 30 days\nversion = 2.1.0\n[renewalparams]\nserver = \n")
-lines = [line for line in renewal.read_text().splitlines() if not line.startswith("server")]
-renewal.write_text("\n".join([*lines, f"server = {values('--server')[0]}", ""]))
+lines = [line for line in renewal.read_text().splitlines() if not line.startswith(("server", "authenticator"))]
+how = (values("--authenticator") or ["dns-cloudflare"])[0]
+renewal.write_text("\n".join([*lines, f"server = {values('--server')[0]}", f"authenticator = {how}", ""]))

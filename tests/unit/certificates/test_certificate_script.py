@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from conftest import FakeHost
 
 TOKEN = "canary-token-0123456789-0123456789-0123456"
+KEY = "dns_cloudflare_api_token"
 NOTHING = "ok: nothing to do\n"
 
 
@@ -121,13 +122,13 @@ def test_certbot_is_given_the_tokens_file_and_never_the_token(host: FakeHost) ->
 def test_a_changed_token_is_stored_without_issuing_anything(host: FakeHost) -> None:
     host.run()
     host.certbot_runs()
-    assert host.run(token=TOKEN + "2").stdout == "changed: stored the DNS token\n"
+    assert host.run(credentials={KEY: TOKEN + "2"}).stdout == "changed: stored the DNS credentials\n"
     assert host.certbot_runs() == []
 
 
-@pytest.mark.parametrize("token", ["", "two\nlines", "a b", 'quote"'])
+@pytest.mark.parametrize("token", ["", "two\nlines", "quote\"and'"])
 def test_a_token_that_could_not_be_one_is_refused_without_showing_it(host: FakeHost, token: str) -> None:
-    answer = host.run(token=token)
+    answer = host.run(credentials={KEY: token})
     assert answer.status == 1
     assert "mailroom:acme" in answer.stderr
     assert not token or token not in answer.stderr
@@ -174,7 +175,10 @@ def test_the_hook_certbot_calls_is_executable_and_runs_after_every_renewal_run(h
     hook = host.letsencrypt / "renewal-hooks/deploy/mailroom-deploy"
     assert hook.stat().st_mode & 0o777 == 0o755
     assert hook.read_text().startswith("#!/usr/bin/python3\n")
-    assert f"ExecStopPost={hook} --all" in (host.root / "certbot.service.d/mailroom.conf").read_text()
+    unit = (host.root / "certbot.service.d/mailroom.conf").read_text()
+    assert f"ExecStopPost={hook} --all\nExecStopPost={hook.with_name('mailroom-reload')} --all\n" in unit
+    assert "[Unit]\nOnFailure=mailroom-certificate-report.service\n[Service]\n" in unit
+    assert hook.with_name("mailroom-reload").readlink().name == "reload_hook.py"
     assert "daemon-reload" in host.systemctl_runs()
 
 
@@ -277,3 +281,65 @@ def test_the_hook_learns_which_certificates_are_ours(host: FakeHost) -> None:
     state = json.loads((host.root / "mailroom/certificates.json").read_text())
     assert state["host"] == "smtp.example.com"
     assert state["names"] == ["smtp.example.com", "example.com"]
+
+
+RFC2136 = {"dns_rfc2136_server": "192.0.2.53", "dns_rfc2136_secret": "c2VjcmV0LXRzaWc="}
+
+
+def test_another_dns_plugin_gets_a_certificate_before_the_old_credentials_go(host: FakeHost) -> None:
+    host.run()
+    host.certbot_runs()
+    host.flag("fails", text="refused: c2VjcmV0LXRzaWc=")
+    refused = host.run(dns="rfc2136", credentials=RFC2136)
+    assert refused.status == 1
+    assert "c2VjcmV0" not in refused.stderr
+    assert (host.letsencrypt / "mailroom/cloudflare.ini").exists()
+    host.flag("fails")
+    host.certbot_runs()
+    answer = host.run()
+    assert "issued smtp.example.com (the way to answer the CA changed)" in answer.stdout
+    assert answer.stdout.endswith("removed the old DNS credentials\n")
+    argv = " ".join(host.certbot_runs()[0]["argv"])
+    path = host.letsencrypt / "mailroom/rfc2136.ini"
+    assert f"--authenticator dns-rfc2136 --dns-rfc2136-credentials {path} --dns-rfc2136-propagation-seconds 10" in argv
+    assert "c2VjcmV0" not in argv
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in path.parent.glob("*.ini")] == ["rfc2136.ini"]
+    assert host.run().stdout == NOTHING
+
+
+def test_credentials_are_in_quotes_where_a_comma_would_make_a_list_or_a_sign_a_comment(host: FakeHost) -> None:
+    host.run(dns="x", credentials={"dns_x_a": "a, b", "dns_x_b": 'say "x" # y', "dns_x_c": "it's", "dns_x_d": "a/+=="})
+    lines = ['dns_x_a = "a, b"', """dns_x_b = 'say "x" # y'""", 'dns_x_c = "it\'s"', "dns_x_d = a/+=="]
+    assert (host.letsencrypt / "mailroom/x.ini").read_text().splitlines() == lines
+
+
+def test_a_zone_for_challenges_is_served_by_our_own_hook(host: FakeHost) -> None:
+    host.run()
+    host.certbot_runs()
+    host.run(challenge_zone="acme.example.net")
+    argv = " ".join(host.certbot_runs()[0]["argv"])
+    hook = host.letsencrypt / "mailroom/challenge"
+    assert f"--authenticator manual --preferred-challenges dns --manual-auth-hook {hook} auth" in argv
+    assert hook.stat().st_mode & 0o777 == 0o755
+    config = hook.with_name("challenge.json")
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert json.loads(config.read_text())["credentials"] == {KEY: TOKEN}
+    holders = [path for path in host.root.rglob("*") if path.is_file() and TOKEN in path.read_text()]
+    assert holders == [config]
+    assert host.run().stdout == NOTHING
+
+
+def test_leaving_the_zone_for_challenges_needs_no_certificate_while_the_cname_still_stands(host: FakeHost) -> None:
+    host.run(challenge_zone="acme.example.net")
+    renewal = host.letsencrypt / "renewal/example.com.conf"
+    params = "[renewalparams]\nmanual_auth_hook = x\npref_challs = dns-01,\n"
+    renewal.write_text(renewal.read_text().replace("[renewalparams]\n", params))
+    host.certbot_runs()
+    assert host.run(challenge_zone=None).stdout.endswith("removed the old DNS credentials\n")
+    assert host.certbot_runs() == []
+    text = renewal.read_text()
+    assert text.count("authenticator = dns-cloudflare\n") == 1
+    assert f"dns_cloudflare_credentials = {host.letsencrypt}/mailroom/cloudflare.ini\n" in text
+    assert "manual" not in text
+    assert "pref_challs" not in text

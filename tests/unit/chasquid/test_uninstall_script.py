@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,14 @@ OURS = (
     "usr/local/lib/mailroom/chasquid/one/chasquid",
     "usr/local/lib/mailroom/0123456789ab/uninstall.py",
     "etc/letsencrypt/renewal-hooks/deploy/mailroom-deploy",
+    "etc/letsencrypt/renewal-hooks/deploy/mailroom-reload",
     "etc/letsencrypt/mailroom/cloudflare.ini",
+    "etc/letsencrypt/mailroom/challenge.json",
+    "etc/letsencrypt/mailroom/hooks/example.com:00",
+    "etc/systemd/system/mailroom-certificate-report.service",
+    "var/lib/mailroom/certificates.json",
+    "srv/certificates/.mailroom",
+    "srv/certificates/example.com/privkey.pem",
     "etc/systemd/system/certbot.service.d/mailroom.conf",
     "etc/systemd/system/mailroom-firewall.service",
     "etc/systemd/system/mailroom-rollback.timer",
@@ -41,6 +49,8 @@ def full(host: FakeHost) -> FakeHost:
     for name in (*OURS, *KEPT):
         host.path(name).parent.mkdir(parents=True, exist_ok=True)
         host.path(name).write_text("x")
+    copies = {"copies": {"folder": str(host.path("srv/certificates")), "group": "root"}}
+    host.path("etc/mailroom/certificates.json").write_text(json.dumps(copies))
     (host.path("etc/mailroom/releases/one") / "bin").symlink_to("/programs")
     host.path("etc/mailroom/current").symlink_to("releases/one")
     host.path("var/lib/chasquid/queue").mkdir()

@@ -311,3 +311,55 @@ def test_only_logins_get_a_password_into_the_users_file(run_program: Any) -> Non
         "alice@example.test": "CANARY-password-1",
         "alice+shop@example.test": token,
     }
+
+
+def other_plugin(config: dict[str, Any]) -> None:
+    del config["mailroom:acme"]["token"]
+    keys = {"server": "192.0.2.53", "name": "key", "secret": "Q0FOQVJZLXRzaWc=", "algorithm": "HMAC-SHA256"}
+    config["mailroom:acme"] |= {
+        "dns": "rfc2136",
+        "credentials": {f"dns_rfc2136_{key}": value for key, value in keys.items()},
+    }
+
+
+def test_the_packages_follow_the_dns_plugin(run_program: Any) -> None:
+    def packages(change: Any) -> list[str]:
+        wanted = json.loads(run_program(change).inputs(f"{HOST}/prepare")["stdin"])["packages"]
+        return [package for package in wanted if "certbot-dns" in package]
+
+    def challenge_zone(config: dict[str, Any]) -> None:
+        config["mailroom:acme"]["challengeZone"] = "acme.example.net"
+
+    assert packages(lambda _: None) == ["python3-certbot-dns-cloudflare"]
+    assert packages(other_plugin) == ["python3-certbot-dns-rfc2136"]
+    assert packages(challenge_zone) == []
+
+
+def test_credentials_of_a_dns_plugin_reach_the_host_by_secret_stdin_alone(run_program: Any) -> None:
+    run = run_program(other_plugin)
+    assert "Q0FOQVJZLXRzaWc=" in revealed(run.inputs(f"{HOST}/certificate")["stdin"])
+    for name in run.names(COMMAND):
+        assert "Q0FOQVJZ" not in str(run.inputs(name)["create"])
+        shown = run.inputs(name)["stdin"]
+        assert "Q0FOQVJZ" not in str(shown) or shown[SECRET], name
+
+
+def test_the_certificate_waits_for_the_cname_of_its_challenge(run_program: Any) -> None:
+    def challenge_zone(config: dict[str, Any]) -> None:
+        config["mailroom:acme"]["challengeZone"] = "acme.example.net"
+
+    run = run_program(challenge_zone)
+    assert run.inputs(f"{HOST}/acme-challenge")["type"] == "CNAME"
+    assert f"{HOST}/acme-challenge" in run.waits_for("identity/propagated")
+    assert "identity/propagated" in run.waits_for(f"{HOST}/certificate")
+
+
+def test_reload_hooks_go_with_the_certificate_they_are_for(run_program: Any) -> None:
+    def hooks(config: dict[str, Any]) -> None:
+        config["mailroom:hosts"][0]["reloadHooks"] = ["true"]
+        config["mailroom:domains"][0] |= {"certificate": "wildcard", "reloadHooks": ["a", "b"]}
+
+    payload = json.loads(revealed(run_program(hooks).inputs(f"{HOST}/certificate")["stdin"]))
+    assert {each["name"]: each["hooks"] for each in payload["certificates"]} == {
+        HOST: ["true\n"], "example.test": ["a\n", "b\n"],
+    }  # fmt: skip

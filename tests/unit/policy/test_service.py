@@ -419,3 +419,15 @@ def test_a_stopping_service_answers_who_has_asked(
     policy.stop()
     thread.join()
     assert answers == [0]
+
+
+@pytest.mark.parametrize(("root", "code"), [(os.getuid(), 0), (os.getuid() + 1, 20)])
+def test_a_notice_of_root_is_sent_and_one_of_anybody_else_is_not(
+    running: Running, monkeypatch: pytest.MonkeyPatch, root: int, code: int
+) -> None:
+    sent: list[tuple[str, str]] = []
+    monkeypatch.setattr(notices, "tell", lambda subject, text, _: sent.append((subject, text)))
+    monkeypatch.setattr(notices, "ROOT", root)
+    message = b"Subject: Certificates\n\nnot renewed\n\nmore\n"
+    assert running(message, REMOTE_ADDR="notice", AUTH_AS="").returncode == code
+    assert sent == ([("Certificates", "not renewed\n\nmore\n")] if code == 0 else [])

@@ -52,6 +52,18 @@ def acme(**keys: Any) -> Change:
     return lambda values: values["mailroom:acme"].update(keys)
 
 
+def rfc2136(**keys: str | None) -> Change:
+    """Another DNS plugin, with these of its credentials changed, or without those that are None."""
+    said = {"server": "192.0.2.53", "name": "key.", "secret": "c2VjcmV0", "algorithm": "HMAC-SHA512", **keys}
+    credentials = {f"dns_rfc2136_{key}": value for key, value in said.items() if value is not None}
+
+    def change(values: dict[str, Any]) -> None:
+        values["mailroom:acme"].pop("token")
+        values["mailroom:acme"].update(dns="rfc2136", credentials=credentials)
+
+    return change
+
+
 def cloudflare(**keys: Any) -> Change:
     return lambda values: values.update({f"cloudflare:{key}": value for key, value in keys.items()})
 
@@ -370,6 +382,41 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
     "no acme token": (lambda v: v["mailroom:acme"].pop("token"), "acme.token", "setting-missing", "--secret"),
     "acme wait": (acme(propagationSeconds=-1), "acme.propagationSeconds", "setting-invalid", "0 to 3600"),
     "acme ca": (acme(caFile=""), "acme.caFile", "setting-invalid", "PEM"),
+    "dns plugin": (acme(dns="Cloud flare"), "acme.dns", "dns-plugin-unusable", "rfc2136"),
+    "dns plugin without ini": (acme(dns="route53"), "acme.dns", "dns-plugin-unusable", "no file"),
+    "token beside plugin": (together(rfc2136(), acme(token="t" * 40)), "acme.token", "acme-secret-unused", "rfc2136"),
+    "credentials beside token": (acme(credentials={"dns_x": "y"}), "acme.credentials", "acme-secret-unused", "token"),
+    "no credential": (rfc2136(secret=None), "acme.credentials.dns_rfc2136_secret", "setting-missing", "--secret"),
+    "no credentials": (together(rfc2136(), acme(dns="ovh", credentials={})), "acme.credentials.dns_ovh_...",
+                       "setting-missing", "--secret"),
+    "unknown credential": (together(rfc2136(), lambda v: v["mailroom:acme"]["credentials"].update(dns_ovh_x="1")),
+                           "acme.credentials.dns_ovh_x", "acme-credential-unknown", "dns_rfc2136_"),
+    "tsig server": (rfc2136(server="ns1.example"), "acme.credentials.dns_rfc2136_server", "acme-credential-invalid",
+                    "192.0.2.53"),
+    "tsig secret": (rfc2136(secret="SECRET?"), "acme.credentials.dns_rfc2136_secret", "acme-credential-invalid",
+                    "base64"),
+    "tsig algorithm": (rfc2136(algorithm="sha256"), "acme.credentials.dns_rfc2136_algorithm",
+                       "acme-credential-invalid", "HMAC-SHA256"),
+    "tsig port": (rfc2136(port="dns"), "acme.credentials.dns_rfc2136_port", "acme-credential-invalid", "53"),
+    "credential lines": (rfc2136(name="two\nlines"), "acme.credentials.dns_rfc2136_name", "acme-credential-invalid",
+                         "line end"),
+    "challenge zone": (acme(challengeZone="acme"), "acme.challengeZone", "name-invalid", "fully qualified"),
+    "challenge plugin": (together(rfc2136(), acme(dns="ovh", credentials={"dns_ovh_x": "y"},
+                                                  challengeZone="acme.example.net")),
+                         "acme.challengeZone", "challenge-zone-plugin", "CNAME"),
+    "challenge name": (acme(challengeZone=".".join(["c" * 60] * 4)), "hosts[0].name", "challenge-name-long", "253"),
+    "reload hook": (host(reloadHooks=[" "]), "hosts[0].reloadHooks[0]", "reload-hook-empty", "systemctl"),
+    "reload hook of nobody": (domain(reloadHooks="true"), "domains[0].reloadHooks",
+                              "reload-hooks-without-certificate", "wildcard"),
+    "copies folder": (host(certificateCopies={"folder": "/etc/letsencrypt/live", "group": "web"}),
+                      "hosts[0].certificateCopies.folder", "copies-folder-invalid", "/srv/certificates"),
+    "copies folder up": (host(certificateCopies={"folder": "/srv/a/../../etc", "group": "web"}),
+                         "hosts[0].certificateCopies.folder", "copies-folder-invalid", "of its own"),
+    "copies group": (host(certificateCopies={"folder": "/srv/certs", "group": "a b"}),
+                     "hosts[0].certificateCopies.group", "setting-invalid", "group"),
+    "same token in credentials": (together(acme(dns="desec", credentials={"dns_desec_token": "a" * 40}),
+                                           lambda v: v["mailroom:acme"].pop("token")),
+                                  "acme.credentials", "acme-token-shared", "stolen host"),
     "same token": (acme(token="a" * 40), "acme.token", "acme-token-shared", "stolen host"),
     "no token": (lambda v: v.pop("cloudflare:apiToken"), "cloudflare:apiToken", "setting-missing", "--secret"),
     "bad token": (cloudflare(apiToken="short"), "cloudflare:apiToken", "api-token-invalid", "5 characters"),
@@ -438,7 +485,8 @@ def test_a_mistake_in_a_domain_is_not_told_again_for_its_passwords_or_its_host()
 
 def test_no_message_repeats_a_secret() -> None:
     change = together(
-        acme(token="SECRET-1 "), cloudflare(apiToken="SECRET-2"), top(sshPrivateKey="SECRET-3"),
+        acme(token="SECRET-1 ", credentials={"dns_x_y": "SECRET-7\n"}),
+        cloudflare(apiToken="SECRET-2"), top(sshPrivateKey="SECRET-3"),
         lambda v: v["mailroom:passwords"].update(
             {"i@example.com": "$scrypt$SECRET-4", "a@b.example": "SECRET-5", "c@d.example": ["SECRET-6"], "e": "SECRET"}
         ),
@@ -471,6 +519,27 @@ def test_access_to_a_provider_is_given_to_its_hosts_alone() -> None:
     assert "SECRET" not in repr(settings)
     unused = [(each.subject, each.id) for each in settings.warnings() if "reverse" in each.id]
     assert unused == [("mailroom:hetzner", "reverse-dns-access-unused")]
+
+
+def test_another_dns_plugin_has_credentials_instead_of_a_token() -> None:
+    read = load(together(rfc2136(), lambda v: v["mailroom:acme"]["credentials"].update(dns_rfc2136_port=5353))).acme
+    assert {key: value.get_secret_value() for key, value in read.ini.items()} == {
+        "dns_rfc2136_server": "192.0.2.53",
+        "dns_rfc2136_name": "key.",
+        "dns_rfc2136_secret": "c2VjcmV0",
+        "dns_rfc2136_algorithm": "HMAC-SHA512",
+        "dns_rfc2136_port": "5353",
+    }
+    assert "c2VjcmV0" not in repr(read)
+    assert load().acme.ini["dns_cloudflare_api_token"].get_secret_value() == "t" * 40
+    assert load(acme(dns="dns-cloudflare")).acme.dns == "cloudflare"
+
+
+def test_a_reload_hook_may_be_one_command_or_a_script() -> None:
+    read = load(together(host(reloadHooks="systemctl reload nginx"), domain(reloadHooks=["#!/bin/sh\na\nb\n"],
+                                                                           certificate="wildcard")))  # fmt: skip
+    assert read.hosts[0].reload_hooks == ("systemctl reload nginx\n",)
+    assert read.domains[0].reload_hooks == ("#!/bin/sh\na\nb\n",)
 
 
 def test_a_mistyped_top_level_key_is_found_when_the_keys_are_known() -> None:

@@ -82,6 +82,13 @@ def test_other_records_of_the_zone_are_left_in_peace(record: dict[str, Any]) -> 
     assert found(record) == []
 
 
+def test_nothing_may_stand_beside_a_cname_of_ours() -> None:
+    left = {"type": "TXT", "name": "_acme-challenge.smtp.example.com", "content": '"left by certbot"'}
+    assert found(left) == []
+    (finding,) = found(left, lambda values: values["mailroom:acme"].update(challengeZone="acme.example.net"))
+    assert "left by certbot" in finding.found
+
+
 @pytest.mark.parametrize(
     ("comment", "owner"),
     [

@@ -313,3 +313,35 @@ def test_checkdmarc_finds_our_leave_for_reports_to_another_domain_of_ours(
 def test_two_addresses_at_one_domain_need_one_leave() -> None:
     wanted = wanted_records(load(reporting("dmarc@second.example", "x@second.example")))
     assert len([record for record in wanted if "._report." in record.name]) == 1
+
+
+def challenges(change: Callable[[dict[str, Any]], object]) -> dict[str, tuple[str, str, str]]:
+    def zone(values: dict[str, Any]) -> None:
+        values["mailroom:acme"]["challengeZone"] = "acme.example.net"
+        change(values)
+
+    records = [record for record in wanted_records(load(zone)) if record.type == "CNAME"]
+    return {record.name: (record.shown, record.owner, record.wave) for record in records}
+
+
+def test_each_certificate_has_a_cname_to_the_zone_for_challenges_before_it_is_asked_for() -> None:
+    assert challenges(domain(certificate="wildcard")) == {
+        "_acme-challenge.smtp.example.com": (
+            "_acme-challenge.smtp.example.com.acme.example.net", "smtp.example.com", "host",
+        ),
+        "_acme-challenge.example.com": ("_acme-challenge.example.com.acme.example.net", "example.com", "identity"),
+    }  # fmt: skip
+    assert list(challenges(lambda _: None)) == ["_acme-challenge.smtp.example.com"]
+    assert [record for record in wanted_records(load(domain(certificate="wildcard"))) if record.type == "CNAME"] == []
+
+
+def test_a_host_named_like_its_domain_has_one_challenge() -> None:
+    def same(values: dict[str, Any]) -> None:
+        values["mailroom:hosts"][0]["name"] = "example.com"
+        values["mailroom:domains"][0]["certificate"] = "wildcard"
+
+    assert list(challenges(same)) == ["_acme-challenge.example.com"]
+
+
+def test_a_domain_that_never_mails_may_have_a_certificate_and_its_challenge() -> None:
+    assert "_acme-challenge.second.test" in challenges(second_domain(mail="none", certificate="wildcard"))
