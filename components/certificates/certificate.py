@@ -100,7 +100,7 @@ def main() -> None:
     host = wanted["certificates"][0]["name"]
     try:
         changes = reload_hook.make_folder(wanted["copies"])  # refuses before anything changes
-    except reload_hook.CopyError as error:
+    except (reload_hook.CopyError, OSError) as error:
         hostlib.fail(str(error), "expected a folder of its own", "change certificateCopies of the host")
     changes += [*write_settings(wanted), *arrange_renewal(wanted), *update_account(wanted)]
     for certificate in wanted["certificates"]:
@@ -208,8 +208,11 @@ def arrange_renewal(wanted: dict[str, Any]) -> list[str]:
     drop_in = UNITS / "certbot.service.d/mailroom.conf"
     hostlib.make_directory(drop_in.parent)
     changes = []
-    programs = {hooks / "mailroom-deploy": deploy_hook.__file__, challenge_program(): challenge_hook.__file__}
-    written = [hostlib.write_file(path, Path(source or "").read_bytes(), 0o755) for path, source in programs.items()]
+    programs = {hooks / "mailroom-deploy": (deploy_hook, 0o755), challenge_program(): (challenge_hook, 0o700)}
+    written = [
+        hostlib.write_file(path, Path(module.__file__ or "").read_bytes(), mode)
+        for path, (module, mode) in programs.items()
+    ]
     written.append(hostlib.point(hooks / "mailroom-reload", RELOAD))  # after mailroom-deploy: certbot goes by name
     if any(written):
         changes.append("installed the hooks")

@@ -15,6 +15,7 @@ from components.host import PACKAGES
 from lab.folders import CHECKOUT
 from lab.internet.client import edit_zone
 from operations import recovery, stacks
+from standards import acme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,7 @@ INNER_SECRETS = {
 
 # What `prepare` installs on a bare machine, as the tests of the main job and the gates see it do; for all others the
 # machine was used before, which saves each of them half a minute.
-INSTALLED = tuple(package.split(" | ")[0] for package in PACKAGES)
+INSTALLED = (*(package.split(" | ")[0] for package in PACKAGES), acme.package(acme.CLOUDFLARE))
 
 
 class Stack:

@@ -1,15 +1,20 @@
-"""Domains whose mailboxes are elsewhere, and domains without mail: one stack, one run, read at every name server."""
+"""Domains whose mailboxes are elsewhere, domains without mail, and a host that is certified by one of them.
+
+One stack, one run, read at every name server.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.internet.names import COLLEAGUES_MX, zone_id
 from operations import dns as outside
+from operations import status
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, INSTALLED, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +38,8 @@ def stack(lab: Lab) -> Iterator[Stack]:
     }
     silent = {"name": SILENT, "zoneId": zone_id(SILENT), "mail": "none"}
     made = Stack(lab, vps, domains=[external, silent])
+    made.settings["mailroom:acme"]["challengeZone"] = SILENT
+    made.settings["mailroom:hosts"][0]["reloadHooks"] = ["echo cannot reload; exit 3"]
     foreign = made.api("POST", body=FOREIGN_MX)
     made.converge()
     yield made
@@ -49,10 +56,24 @@ def everywhere(stack: Stack, name: str, kind: str) -> set[tuple[str, ...]]:
     return {answer.values for answer in answers.values()}
 
 
+def test_the_host_is_certified_by_a_challenge_in_another_zone(stack: Stack) -> None:
+    assert everywhere(stack, f"_acme-challenge.{HOST}", "CNAME") == {(f"_acme-challenge.{HOST}.{SILENT}",)}
+    assert "authenticator = manual\n" in stack.vps.ssh(f"cat /etc/letsencrypt/renewal/{HOST}.conf").stdout
+    assert everywhere(stack, f"_acme-challenge.{HOST}.{SILENT}", "TXT") == {()}
+
+
+def test_a_failed_reload_hook_is_shown_and_the_postmaster_hears_of_it(stack: Stack) -> None:
+    assert stack.vps.ssh("systemctl start certbot.service").returncode != 0
+    notice = stack.lab.wait_message(lambda message: "Certificates" in message["subject"])
+    assert f"reload hook 1 of {HOST} ended with 3: cannot reload" in Path(notice["path"]).read_text()
+    (finding,) = [each for each in status.findings(status.read(stack.name)) if each.id == "status.certificates"]
+    assert (finding.severity, "ended with 3" in finding.found) == ("warning", True)
+
+
 def test_mail_of_our_own_user_to_a_mailbox_elsewhere_arrives_there(stack: Stack) -> None:
     bob = f"bob@{DOMAIN}"
-    status, report = stack.send("--to", bob)
-    assert status == 0, report
+    code, report = stack.send("--to", bob)
+    assert code == 0, report
     message = stack.lab.wait_message(lambda message: message["rcpt_to"] == [bob])
     assert message["mail_from"] == f"alice@{DOMAIN}"
     assert (message["spf"], message["dmarc"]) == ("pass", "pass")
@@ -67,8 +88,8 @@ def test_a_domain_with_mailboxes_elsewhere_is_sent_for_and_keeps_its_mx(stack: S
 
 
 def test_the_receiver_trusts_mail_of_a_domain_with_mailboxes_elsewhere(stack: Stack) -> None:
-    status, report = stack.send()
-    assert status == 0, report
+    code, report = stack.send()
+    assert code == 0, report
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def test_a_zone_for_challenges_is_served_by_our_own_hook(host: FakeHost) -> None
     argv = " ".join(host.certbot_runs()[0]["argv"])
     hook = host.letsencrypt / "mailroom/challenge"
     assert f"--authenticator manual --preferred-challenges dns --manual-auth-hook {hook} auth" in argv
-    assert hook.stat().st_mode & 0o777 == 0o755
+    assert hook.stat().st_mode & 0o777 == 0o700
     config = hook.with_name("challenge.json")
     assert config.stat().st_mode & 0o777 == 0o600
     assert json.loads(config.read_text())["credentials"] == {KEY: TOKEN}
