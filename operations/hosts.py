@@ -38,7 +38,7 @@ def ask_each(
             findings += problems.findings
             continue
         if done.exit_status:
-            findings.append(_failed(host.name, script, done))
+            findings.append(failed(host.name, script, done))
         else:
             answers[host.name] = done.stdout.strip()
     return answers, findings
@@ -50,7 +50,8 @@ def target(settings: Settings, host: HostSettings) -> ssh.Target:
     return ssh.Target.of(host, key.get_secret_value() if key else None)
 
 
-def _failed(host: str, script: str, done: ssh.Completed) -> Finding:
+def failed(host: str, script: str, done: ssh.Completed) -> Finding:
+    """What a host's script that ended with an error says."""
     said = done.stderr.strip().splitlines()
     missing = done.exit_status == 127  # noqa: PLR2004  (the shell's "not found")
     return error_about(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     import asyncssh
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
+CHUNK = 1 << 16
 ED25519 = "ssh-ed25519"
 
 
@@ -110,6 +111,65 @@ def meet(target: Target, command: str, input: str | None = None, timeout: float 
     if key is None:
         raise _problem(_broken(target, "the host showed no key"))
     return Met(done, key.export_public_key().decode().strip(), key.get_fingerprint())
+
+
+def stream(
+    target: Target,
+    command: str,
+    input: Iterable[bytes],  # noqa: A002  (as subprocess.run calls it)
+    output: Callable[[bytes], object],
+    timeout: float,
+) -> Completed:
+    """Run `command` once with the chunks of `input` on its stdin, and hand each chunk of its stdout to `output`.
+
+    Bytes pass through, nothing is kept: `Completed.stdout` is empty. Raises `Problems` as `run` does.
+    """
+    try:
+        return asyncio.run(_stream_once(target, command, input, output, timeout))
+    except _NotYet as reason:
+        raise _problem(reason.finding) from None
+
+
+async def _stream_once(
+    target: Target, command: str, chunks: Iterable[bytes], output: Callable[[bytes], object], timeout: float
+) -> Completed:
+    import asyncssh
+
+    async with _keys(target) as (keys, tried), await _connect(target, keys, tried) as connection:
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                connection.create_process(_with_rights(target, command), encoding=None) as process,
+            ):
+                feeding = asyncio.create_task(_feed(process, chunks))
+                errors = asyncio.create_task(process.stderr.read())
+                while chunk := await process.stdout.read(CHUNK):
+                    output(chunk)
+                await feeding
+                done = await process.wait()
+                stderr = (await errors).decode(errors="replace")
+        except TimeoutError:
+            raise _problem(_too_slow(target, command, timeout)) from None
+        except (asyncssh.Error, OSError) as error:
+            raise _problem(_broken(target, _one_line(error))) from None
+    if done.returncode is None:
+        raise _problem(_broken(target, "the connection ended before the command did"))
+    if target.sudo and done.returncode and stderr.startswith("sudo: "):
+        raise _problem(_no_sudo(target, stderr))
+    return Completed(done.returncode, "", stderr)
+
+
+async def _feed(process: asyncssh.SSHClientProcess[bytes], chunks: Iterable[bytes]) -> None:
+    """Write all of it; a command that ends early says itself why."""
+    import asyncssh
+
+    try:
+        for chunk in chunks:
+            process.stdin.write(chunk)
+            await process.stdin.drain()
+        process.stdin.write_eof()
+    except (asyncssh.Error, OSError):
+        pass
 
 
 async def _run_once(

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/mailroom"
 python=/usr/bin/python3.11
 packages=(git make openssh-client iproute2 nftables util-linux systemd-container mmdebstrap
-  ca-certificates python3.11 python3.11-venv sslscan)
+  ca-certificates python3.11 python3.11-venv sslscan age restic)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 refuse() {

@@ -358,8 +358,8 @@ def authenticator_of(renewal: Path) -> str | None:
 
 def reason_to_issue(name: str, names: list[str], wanted: dict[str, Any]) -> str | None:
     """Why a new certificate is needed, or None."""
-    renewal, live = LETSENCRYPT / "renewal" / f"{name}.conf", LETSENCRYPT / "live" / name
-    if not any(path.exists() for path in (renewal, live, LETSENCRYPT / "archive" / name)):
+    live, _, renewal = parts(name)
+    if not any(path.exists() for path in parts(name)):
         return "new"
     if not is_sound(live, renewal):
         return "damaged"
@@ -392,13 +392,18 @@ def names_of(certificate: Path) -> set[str]:
     return set(re.findall(r"DNS:([^,\s]+)", answer.stdout))
 
 
-def set_aside(name: str) -> None:
+def set_aside(name: str, reason: str = "damaged") -> None:
     """Move what is left of a lineage where certbot does not see it; keys are never deleted."""
-    place = LETSENCRYPT / "mailroom" / "damaged" / f"{name}-{int(time.time())}"
+    place = LETSENCRYPT / "mailroom" / reason / f"{name}-{int(time.time())}"
     hostlib.make_directory(place, 0o700)
-    for path in (Path("live") / name, Path("archive") / name, Path("renewal") / f"{name}.conf"):
-        if os.path.lexists(LETSENCRYPT / path):
-            (LETSENCRYPT / path).rename(place / path.parts[0])
+    for path in parts(name):
+        if os.path.lexists(path):
+            path.rename(place / path.parent.name)
+
+
+def parts(name: str) -> tuple[Path, Path, Path]:
+    """Where certbot keeps a lineage."""
+    return LETSENCRYPT / "live" / name, LETSENCRYPT / "archive" / name, LETSENCRYPT / "renewal" / f"{name}.conf"
 
 
 def certbot(arguments: list[str], wanted: dict[str, Any], purpose: str) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import shutil
 import smtplib
 import ssl
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import dns.resolver
 import pytest
 
 from lab.folders import CHECKOUT
+from lab.shell import wait_until
 from operations import stacks
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from lab.client import Lab, Vps
 
 USER = f"alice@{DOMAIN}"
+WAITING = "It waited on the lost machine"
 STOLEN, FRESH = "a-password-the-thief-has-read", "a-password-the-thief-never-saw"
 
 
@@ -116,3 +122,131 @@ def test_a_new_passphrase_locks_the_old_one_out(tmp_path: Path) -> None:
         assert "incorrect passphrase" in refused.stderr
     finally:
         settings.unlink(missing_ok=True)
+
+
+# --- a lost host, and a lost operator's machine, from a backup ---------------------------------------------------
+
+
+@dataclass
+class Lost:
+    """What there was before the host was given back, and what the restore said."""
+
+    place: Path
+    identity: Path
+    certificate: str
+    records: list[tuple[str, str, str]]
+    status: dict[str, Any]
+    archive: str
+    state: dict[str, Any]
+    said: subprocess.CompletedProcess[str] | None = None
+
+
+def script(name: str, *arguments: str, folder: Path = CHECKOUT, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"scripts.{name}", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | env, capture_output=True, text=True, check=False, timeout=180
+    )
+
+
+def status_of(stack: Stack) -> dict[str, Any]:
+    return dict(json.loads(script("status", "--stack", stack.name, "--json").stdout)["hosts"][HOST])
+
+
+def send_to_nowhere(stack: Stack) -> None:
+    """Hand in a message that has to wait: the host has no way to its receiver."""
+    receivers = stack.lab.plan.receiver
+    done = stack.vps.ssh(f"ip route add blackhole {receivers.ipv4} && ip -6 route add blackhole {receivers.ipv6}")
+    assert done.returncode == 0, done.stderr
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with smtplib.SMTP_SSL(stack.vps.ipv4, 465, context=context, timeout=60) as client:
+        client.login(USER, FRESH)
+        receiver = stack.lab.status["receiver"]
+        client.sendmail(USER, [receiver], f"From: {USER}\r\nTo: {receiver}\r\nSubject: {WAITING}\r\n\r\nx\r\n")
+    assert wait_until(lambda: status_of(stack)["queued"] == 1, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def lost(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Lost:
+    """The stack on a new machine at the old one's address: backed up, given back, ordered, restored, converged."""
+    folder = tmp_path_factory.mktemp("lost")
+    place, identity = folder / "place", folder / "identity"
+    place.mkdir()
+    made = subprocess.run(["age-keygen", "-o", identity], capture_output=True, text=True, check=True)
+    recipient = made.stderr.removeprefix("Public key: ").strip()
+    send_to_nowhere(stack)
+    assert script("suspend", "--stack", stack.name, USER, "--reason", "drill").returncode == 0
+    taken = script("backup", "--stack", stack.name, "--to", str(place), "--recipient", recipient)
+    assert taken.returncode == 0, taken.stderr
+    state = json.loads(stack.run("stack", "export").stdout)
+    (archive,) = (path.name for path in place.iterdir())
+    certificate = ssl.get_server_certificate((stack.vps.ipv4, 465))
+    before = Lost(place, identity, certificate, stack.zone(), status_of(stack), archive, state)
+
+    stack.lab.remove_vps(stack.vps)
+    stack.vps = stack.lab.fresh_vps(octet=48)
+    stack.settings["mailroom:hosts"] = stack.lab.stack_config(stack.vps)["mailroom:hosts"]
+    stack.write()
+    before.said = script("restore", "--stack", stack.name, "--from", str(place), "--identity", str(identity))
+    stack.converge()
+    return before
+
+
+def test_a_backup_holds_nothing_in_plain_text(stack: Stack, lost: Lost) -> None:
+    secret = stack.vps.ssh(f"cat /etc/letsencrypt/live/{HOST}/privkey.pem").stdout.splitlines()[1]
+    files = [path for path in lost.place.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"manifest.json", "stack.age", f"host-{HOST}.age"}
+    assert secret
+    assert not [path for path in files if secret.encode() in path.read_bytes() or FRESH.encode() in path.read_bytes()]
+
+
+def test_a_new_machine_serves_the_certificate_and_the_keys_of_the_lost_one(stack: Stack, lost: Lost) -> None:
+    assert lost.said
+    assert lost.said.returncode in {0, 1}, lost.said.stderr
+    assert f"restored {HOST}: certificate {HOST}" in lost.said.stdout
+    assert ssl.get_server_certificate((stack.vps.ipv4, 465)) == lost.certificate
+    assert stack.zone() == lost.records
+
+
+def test_mail_that_waited_on_the_lost_machine_is_delivered_by_the_new_one(stack: Stack, lost: Lost) -> None:
+    message = stack.lab.wait_message(lambda message: message["subject"] == WAITING, timeout=30)
+    assert [(one["selector"], one["result"]) for one in message["dkim"]] == [("m2", "pass")]
+
+
+def test_what_was_counted_and_who_was_stopped_is_known_to_the_new_machine(stack: Stack, lost: Lost) -> None:
+    now = status_of(stack)
+    assert now["suspended"] == lost.status["suspended"] != []
+    assert now["usage"][USER]["day"] == lost.status["usage"][USER]["day"]
+    assert now["usage"][USER]["day"][0] > 0
+
+
+def test_a_second_restore_changes_nothing_and_sends_nothing_twice(stack: Stack, lost: Lost) -> None:
+    assert script("suspend", "--stack", stack.name, USER, "--lift").returncode == 0
+    again = script("restore", "--stack", stack.name, "--from", str(lost.place), "--identity", str(lost.identity))
+    assert "restored" not in again.stdout, again.stdout
+    assert again.returncode == 1, again.stderr
+    assert status_of(stack)["suspended"] == []
+    assert len([message for message in stack.lab.messages() if message["subject"] == WAITING]) == 1
+
+
+def test_an_empty_operators_machine_gets_the_stack_back(stack: Stack, lost: Lost, tmp_path: Path) -> None:
+    clone, backend, told = tmp_path / "clone", tmp_path / "backend", tmp_path / "passphrase"
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split("\0"):
+        if name and (CHECKOUT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, clone / name)
+    (clone / ".engine").symlink_to(CHECKOUT / ".engine")
+    backend.mkdir()
+    url = {"PULUMI_BACKEND_URL": f"file://{backend}"}
+    assert not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & os.environ.keys()
+    arguments = ("--stack", stack.name, "--from", str(lost.place), "--identity", str(lost.identity))
+    done = script("restore", *arguments, "--only", "stack", "--passphrase-to", str(told), folder=clone, **url)
+    assert done.returncode == 0, done.stderr
+    program, _ = stacks.engine()
+    export = [program, "stack", "export", "--stack", stack.name]
+    env = os.environ | url | {"PULUMI_CONFIG_PASSPHRASE_FILE": str(told)}
+    exported = subprocess.run(export, cwd=clone, env=env, capture_output=True, text=True, check=True)
+    assert json.loads(exported.stdout)["deployment"]["resources"] == lost.state["deployment"]["resources"]
+    assert told.stat().st_mode & 0o777 == 0o600

@@ -52,6 +52,12 @@ PAST = (
     ("DELETE FROM known WHERE (key, recipient) IN (SELECT key, recipient FROM known WHERE last <= ? LIMIT 50)",
      REMEMBERED),
 )  # fmt: skip
+MERGED = {
+    "sent": "INSERT INTO sent VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET amount = max(amount, excluded.amount)",
+    "known": "INSERT INTO known VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+    "SET first = min(first, excluded.first), last = max(last, excluded.last)",
+    "since": "INSERT INTO since VALUES (?, ?) ON CONFLICT DO UPDATE SET at = min(at, excluded.at)",
+}
 _log = logging.getLogger("limits")
 
 
@@ -166,6 +172,24 @@ class Store:
                     _count(database, key, window, amount, now)
                 _forget(database, now)
             return wait
+
+    def merge(self, other: Path) -> None:
+        """Count what another file of counters has counted, too; to do it twice changes nothing.
+
+        Raises `sqlite3.DatabaseError` for a file that is none.
+        """
+        database = sqlite3.connect(f"file:{other}?mode=ro&immutable=1", uri=True)
+        try:
+            rows = {table: database.execute(f"SELECT * FROM {table}").fetchall() for table in MERGED}  # noqa: S608
+        finally:
+            database.close()
+        with self._transaction() as merged:
+            for table, statement in MERGED.items():
+                merged.executemany(statement, rows[table])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
 
     def _limits(self, user: str, settings: Mapping[str, Any], now: float) -> list[Limit]:
         limits = limits_of(user, settings)

@@ -1,0 +1,132 @@
+"""Takes a backup: every host's part by SSH straight into age, then the stack's own, then the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from operations import hosts, recovery, ssh, stacks
+from operations.backup import age, archive
+from standards.finding import Finding, Problems, error_about
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from components.settings import HostSettings, Settings
+    from operations.backup.places import Place
+
+HOST_SECONDS = 3600
+LOCK, BUSY = "/run/mailroom.lock", 75  # as every step of the program on a host
+SALT = "encryptionsalt:"
+
+
+def take(
+    stack: str, place: Place, recipients: Sequence[str], say: Callable[[str], None] = lambda _: None
+) -> tuple[archive.Manifest, list[Finding]]:
+    """Back up all hosts of a stack and its state. Raises `Problems`, with nothing left in the place, if it cannot."""
+    age.check_recipients(recipients)
+    place.check()
+    settings = stacks.settings(stack)
+    stack_file = stack_path(stack).read_text(encoding="utf-8")
+    state, findings = _state(stack)
+    passphrase = _passphrase(stack) if SALT in stack_file else None
+    manifest = archive.Manifest.now(stack)
+    with place.writing(manifest.name) as folder:
+        for host in settings.hosts:
+            say(f"{host.name}: certificates, queue, counters")
+            part, warnings = _host(settings, host, folder / archive.host_file(host.name), recipients)
+            manifest = manifest.with_host(host.name, part)
+            findings += warnings
+        sealed = archive.Sealed(manifest, stack_file, state, passphrase)
+        with age.encrypting(folder / archive.STACK, recipients) as stream:
+            stream.write(sealed.text().encode())
+        (folder / archive.MANIFEST).write_text(manifest.text(), encoding="utf-8")
+        say(f"writing {manifest.name}")
+    return manifest, findings
+
+
+def stack_path(stack: str) -> Path:
+    """The stack's file of settings in this checkout."""
+    return stacks.CHECKOUT / f"Pulumi.{stack}.yaml"
+
+
+def locked(script: str) -> str:
+    """A host script's command, under the lock of the program's own steps."""
+    busy = "echo 'error: another run is at work on this host for 300 s; wait for it, then run again' >&2"
+    line = f"flock -w 300 -E {BUSY} {LOCK} sh -c {hosts.SCRIPTS}/{script}"
+    return f"{line} || {{ status=$?; [ $status != {BUSY} ] || {busy}; exit $status; }}"
+
+
+def _host(
+    settings: Settings, host: HostSettings, path: Path, recipients: Sequence[str]
+) -> tuple[archive.Part, list[Finding]]:
+    key = settings.ssh_private_key
+    target = ssh.Target.of(host, key.get_secret_value() if key else None)
+    payload = json.dumps({"host": host.name}).encode()
+    digest = hashlib.sha256()
+    with age.encrypting(path, recipients) as stream:
+
+        def receive(chunk: bytes) -> None:
+            digest.update(chunk)
+            stream.write(chunk)
+
+        done = ssh.stream(target, locked("backup.py"), [payload], receive, HOST_SECONDS)
+        if done.exit_status:
+            raise Problems(f"stack {settings.stack} was not backed up", [hosts.failed(host.name, "backup.py", done)])
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    return archive.Part(archive.digest_of(path), digest.hexdigest()), [_left_out(host.name, one) for one in warnings]
+
+
+def _state(stack: str) -> tuple[str, list[Finding]]:
+    """The state with its secrets encrypted as the backend holds them."""
+    done = recovery.pulumi(stack, "stack", "export", capture=True)
+    if done.returncode:
+        raise Problems(f"stack {stack} was not backed up", [_no_state(stack, done.stderr)])
+    deployment = json.loads(done.stdout).get("deployment") or {}
+    return done.stdout, [_pending(stack)] if deployment.get("pending_operations") else []
+
+
+def _passphrase(stack: str) -> str:
+    """What opens the stack's secrets, from where Pulumi takes it."""
+    _, environment = stacks.command(stack)
+    if (value := environment.get("PULUMI_CONFIG_PASSPHRASE")) is not None:
+        return value
+    path = environment.get("PULUMI_CONFIG_PASSPHRASE_FILE")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else ""
+    except OSError as error:
+        raise Problems(f"stack {stack} was not backed up", [_no_passphrase(stack, str(error))]) from None
+
+
+def _no_passphrase(stack: str, found: str) -> Finding:
+    return error_about(
+        f"stack {stack}", "backup.passphrase", expected="the file that PULUMI_CONFIG_PASSPHRASE_FILE names",
+        found=found, why="without its passphrase nobody opens the stack again", fix="correct the variable",
+    )  # fmt: skip
+
+
+def _no_state(stack: str, said: str) -> Finding:
+    lines = [line.removeprefix("error: ") for line in said.splitlines() if line.strip()] or ["no message"]
+    return error_about(
+        f"stack {stack}", "stack.export", expected="a state that can be exported", found=lines[-1],
+        why="the DKIM keys are in it", fix=f"run `pulumi stack export -s {stack}` and follow what it says",
+    )  # fmt: skip
+
+
+def _pending(stack: str) -> Finding:
+    return Finding(
+        severity="warning", id="backup.pending", subject=f"stack {stack}", expected="no run under way",
+        found="a run is under way, or one was killed: what it had begun is in the state as such",
+        why="after a restore the next `pulumi up` has to find out what came of it",
+        fix=f"scripts/recover.py --stack {stack}, `pulumi up`, then back up again",
+    )  # fmt: skip
+
+
+def _left_out(host: str, line: str) -> Finding:
+    return Finding(
+        severity="warning", id="backup.left-out", subject=f"host {host}", expected="everything in the backup",
+        found=line.removeprefix("warning: "), why="it cannot be restored from this backup",
+        fix="see `journalctl -u mailroom-policy` there",
+    )  # fmt: skip
