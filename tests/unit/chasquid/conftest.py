@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 ROOMS = ("host", "certificates", "chasquid")
-SCRIPTS = ("probe", "policy_units", "stage", "install_binary", "activate", "verify_users", "uninstall")
+SCRIPTS = (
+    *("probe", "policy_units", "stage", "install_binary", "activate", "verify_users", "uninstall"),
+    *("prepare", "certificate", "backup", "restore"),
+)
 CHANGING = ("restart", "start", "stop", "kill", "enable", "disable", "daemon-reload")
 
 
