@@ -238,7 +238,7 @@ def _run(where: str, command: Sequence[str], folder: Path | None = None, *, fail
     said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
     tool = {"git": "your SSH agent or git's credentials", "restic": "RESTIC_PASSWORD_FILE and the store's AWS_..."}
     advice = f"check the address, and {tool.get(command[0], 'your rights')}"
-    raise _no_place(where, f"{' '.join(command[:2])}: {said[-1][:300]}", advice)
+    raise _no_place(where, f"{command[0]}: {said[-1][:300]}", advice)
 
 
 def _no_place(where: object, found: str, fix: str) -> Problems:

@@ -178,13 +178,13 @@ def lost(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Lost:
     assert script("suspend", "--stack", stack.name, USER, "--reason", "drill").returncode == 0
     taken = script("backup", "--stack", stack.name, "--to", str(place), "--recipient", recipient)
     assert taken.returncode == 0, taken.stderr
-    state = json.loads(stack.run("stack", "export").stdout)
+    state = json.loads(stack.run("stack", "export", "--show-secrets").stdout)
     (archive,) = (path.name for path in place.iterdir())
     certificate = ssl.get_server_certificate((stack.vps.ipv4, 465))
     before = Lost(place, identity, certificate, stack.zone(), status_of(stack), archive, state)
 
     stack.lab.remove_vps(stack.vps)
-    stack.vps = stack.lab.fresh_vps(octet=48)
+    stack.vps = stack.lab.fresh_vps(octet=48, installed=INSTALLED)
     stack.settings["mailroom:hosts"] = stack.lab.stack_config(stack.vps)["mailroom:hosts"]
     stack.write()
     before.said = script("restore", "--stack", stack.name, "--from", str(place), "--identity", str(identity))
@@ -245,8 +245,10 @@ def test_an_empty_operators_machine_gets_the_stack_back(stack: Stack, lost: Lost
     done = script("restore", *arguments, "--only", "stack", "--passphrase-to", str(told), folder=clone, **url)
     assert done.returncode == 0, done.stderr
     program, _ = stacks.engine()
-    export = [program, "stack", "export", "--stack", stack.name]
+    export = [program, "stack", "export", "--show-secrets", "--stack", stack.name]
     env = os.environ | url | {"PULUMI_CONFIG_PASSPHRASE_FILE": str(told)}
     exported = subprocess.run(export, cwd=clone, env=env, capture_output=True, text=True, check=True)
     assert json.loads(exported.stdout)["deployment"]["resources"] == lost.state["deployment"]["resources"]
     assert told.stat().st_mode & 0o777 == 0o600
+    again = script("restore", *arguments, "--only", "stack", folder=clone, **url)
+    assert (again.returncode, again.stdout) == (0, "everything was there\n"), again.stderr
