@@ -191,6 +191,59 @@ class CopySettings(_Settings):
     )
 
 
+class Ipv6Settings(_Settings):
+    """How the host's `ipv6` gets onto its interface, where the image did not put it there."""
+
+    prefix: int = Field(
+        default=64, description="the length of the network's prefix, 1 to 128", examples=[64], ge=1, le=128
+    )
+    gateway: Annotated[str, AfterValidator(names.ipv6_gateway)] = Field(
+        description="the router's IPv6 address, as the provider shows it", examples=["fe80::1"]
+    )
+
+
+class NetworkSettings(_Settings):
+    """What is changed in the host's network: nothing, unless it is named here."""
+
+    ipv6: Ipv6Settings | None = Field(
+        default=None, description="how IPv6 is switched on", examples=["{prefix: 64, gateway: fe80::1}"]
+    )
+    addresses: tuple[Annotated[str, AfterValidator(names.ipv6)], ...] = Field(
+        default=(),
+        description="a list of further IPv6 addresses, which receive and never send",
+        examples=['["2001:db8::11"]'],
+    )
+    echo: Annotated[str, AfterValidator(names.http_url)] | None = Field(
+        default=None,
+        description="the URL of a service that answers with the address it is called from",
+        examples=["https://echo.example.net/ip"],
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is to be changed."""
+        return bool(self.ipv6 or self.addresses)
+
+
+class BootstrapSettings(_Settings):
+    """What the host gets beside mail; what is not named stays as it is, what is no more named goes back."""
+
+    timezone: Annotated[str, AfterValidator(names.timezone)] | None = Field(
+        default=None, description="a name of the time zone database", examples=["Europe/Berlin"]
+    )
+    locale: Annotated[str, AfterValidator(names.locale)] | None = Field(
+        default=None, description="the locale of the system", examples=["de_DE.UTF-8"]
+    )
+    apt_mirror: Annotated[str, AfterValidator(names.http_url)] | None = Field(
+        default=None,
+        description="the URL of a mirror of the host's distribution",
+        examples=["https://deb.example.net/debian"],
+    )
+    packages: tuple[Annotated[str, AfterValidator(names.package)], ...] = Field(
+        default=(), description="a list of packages", examples=["[htop, tmux]"]
+    )
+
+
 class HostSettings(_Settings):
     """One server that sends and receives; `name` is its EHLO name, certificate name and PTR."""
 
@@ -223,6 +276,16 @@ class HostSettings(_Settings):
         default=(),
         description="a list of commands to run as root when the host's certificate was renewed",
         examples=["[systemctl reload nginx]"],
+    )
+    network: NetworkSettings = Field(
+        default=NetworkSettings(),
+        description="how IPv6 is switched on, and further addresses",
+        examples=["{ipv6: {prefix: 64, gateway: fe80::1}}"],
+    )
+    bootstrap: BootstrapSettings = Field(
+        default=BootstrapSettings(),
+        description="time zone, locale, package mirror and further packages",
+        examples=["{timezone: Europe/Berlin, packages: [htop]}"],
     )
     zone_id: ZoneId | None = Field(
         default=None,

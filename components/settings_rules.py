@@ -285,6 +285,7 @@ def _host(path: str, host: HostSettings, parts: Parts) -> Iterator[Finding]:
             "ipv4, ipv6 or both, such as `ipv4: 192.0.2.10`",
             fix="write the address that your provider shows",
         )
+    yield from _network(f"{path}.network", host)
     inside = parts.listed is None or any(f".{host.name}".endswith(f".{name}") for name in parts.listed)
     if not inside and zone_of(host, ()) is None:
         yield _error(
@@ -339,6 +340,44 @@ def _unused_access(settings: Settings) -> Iterator[Finding]:
                 "access for the providers that set reverse DNS, and for no other",
                 why="a secret that nothing needs can only be stolen",
                 fix=f"write `reverseDns: {{provider: {provider}}}` at the host, or take mailroom:{provider} out",
+            )
+
+
+def _network(path: str, host: HostSettings) -> Iterator[Finding]:
+    network = host.network
+    if network.is_set and host.ipv6 is None:
+        yield _error(
+            f"{path}.{'ipv6' if network.ipv6 else 'addresses'}",
+            "network-without-ipv6",
+            "the host has no `ipv6`",
+            "the address that mail leaves from, such as `ipv6: 2001:db8::10` beside `network`",
+            why="it is the one that AAAA, SPF and PTR name",
+            fix="write the address that your provider shows as `ipv6` of this host",
+        )
+    if network.echo and not network.ipv6:
+        yield _error(
+            f"{path}.echo",
+            "echo-unused",
+            "it is asked when `network.ipv6` changes, which is missing",
+            "no echo, or `ipv6: {prefix: 64, gateway: fe80::1}` beside it",
+            fix="take echo out, or add ipv6 beside it",
+        )
+    if network.ipv6 and network.ipv6.gateway == host.ipv6:
+        yield _error(
+            f"{path}.ipv6.gateway",
+            "gateway-is-host",
+            f"{network.ipv6.gateway} is the host's own address",
+            "the router's address, often fe80::1",
+            fix="copy the gateway that your provider shows",
+        )
+    for index, address in enumerate(network.addresses):
+        if address in {host.ipv6, *network.addresses[:index]}:
+            yield _error(
+                f"{path}.addresses[{index}]",
+                "setting-repeated",
+                f"{names.shown(address)} already stands there, or as `ipv6` of this host",
+                "further addresses, each only once",
+                fix="take it out",
             )
 
 

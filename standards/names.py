@@ -20,6 +20,10 @@ _DOT_ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%
 _USER: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _SELECTOR: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _ZONE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_HTTP_URL: Final = re.compile(r"(https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~%+-]+)*)/?")
+_TIMEZONE: Final = re.compile(r"[A-Z][A-Za-z0-9_+-]*(/[A-Z][A-Za-z0-9_+-]*){0,2}")
+_LOCALE: Final = re.compile(r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8")
+_PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
 _SHOWN: Final = 60
 
@@ -178,6 +182,14 @@ def ipv6(text: str) -> str:
     return address.compressed
 
 
+def ipv6_gateway(text: str) -> str:
+    """The address of a router in the host's own network; it may be link-local, as fe80::1 is."""
+    address = ipv6(text)
+    if ipaddress.IPv6Address(address).is_multicast or address in {"::", "::1"}:
+        raise _not_ipv6(text, f"{shown(text)} is no router's address")
+    return address
+
+
 def _not_ipv6(text: str, found: str) -> Invalid:
     return Invalid(
         found,
@@ -191,6 +203,45 @@ def _not_ipv6(text: str, found: str) -> Invalid:
 def ip_address(text: str) -> str:
     """An address of either family."""
     return ipv6(text) if ":" in text else ipv4(text)
+
+
+def http_url(text: str) -> str:
+    """An http or https URL: host, port and path alone, without a slash at its end."""
+    if match := _HTTP_URL.fullmatch(text.strip()):
+        return match.group(1)
+    raise Invalid(
+        f"{shown(text)} is not a plain http or https URL",
+        id="url-invalid",
+        expected="a URL such as https://deb.example.net/debian",
+        fix="write scheme, host and path alone, without password, query or brackets",
+    )
+
+
+def timezone(text: str) -> str:
+    """A name of the tz database by its form; whether it exists is for the host to say, which has the database."""
+    return _formed(text, _TIMEZONE, "timezone", "a name such as Europe/Berlin or Etc/UTC", "timedatectl list-timezones")
+
+
+def locale(text: str) -> str:
+    """A UTF-8 locale by its form; whether it exists is for the host to say."""
+    return _formed(text, _LOCALE, "locale", "a locale such as de_DE.UTF-8 or C.UTF-8", "cat /usr/share/i18n/SUPPORTED")
+
+
+def package(text: str) -> str:
+    """The name of a Debian package (Debian policy section 5.6.1), without version or architecture."""
+    return _formed(text, _PACKAGE, "package", "the name of a package, such as htop", "apt-cache search WORD")
+
+
+def _formed(text: str, form: re.Pattern[str], kind: str, expected: str, command: str) -> str:
+    name = text.strip()
+    if form.fullmatch(name):
+        return name
+    raise Invalid(
+        f"{shown(text)} is not the name of a {kind}",
+        id=f"{kind}-invalid",
+        expected=expected,
+        fix=f"`{command}` on the host lists what there is",
+    )
 
 
 def selector(text: str) -> str:

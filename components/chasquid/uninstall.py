@@ -3,6 +3,7 @@
 
 Payload: {"hostname": ..., "drain_seconds": 60}. The queue, the certificates and the ACME account stay; the token
 for renewals goes, and so do packet filter and bans of mail clients; SSH by keys alone, its bans and the updates stay.
+What `network` and `bootstrap` of the host changed is put back, packages excepted.
 Works as well where only half of it is installed, or nothing.
 """
 
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from components.certificates import reload_hook
-    from components.host import access, guard, hostlib
+    from components.host import access, bootstrap, guard, hostlib
 else:
     import access
+    import bootstrap
     import guard
     import hostlib
     import reload_hook
@@ -52,7 +54,7 @@ def main() -> None:
         drain(payload["drain_seconds"])
     hostlib.run(["systemctl", "disable", "--now", *POLICY])
     remove_copies()
-    removed = [*access.undo(), *guard.undo(), *(str(path) for path in ours() if remove(path))]
+    removed = [*bootstrap.undo(), *access.undo(), *guard.undo(), *(str(path) for path in ours() if remove(path))]
     hostlib.run(["systemctl", "daemon-reload"])
     hostlib.run(["systemctl", "reset-failed", SERVICE])
     left = queued()

@@ -77,7 +77,9 @@ class Host(pulumi.ComponentResource):
         )
         scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
         self._last: pulumi.Resource = scripts
-        self.step(f"{name}/prepare", "prepare.py", {"packages": [*PACKAGES, *args.packages]}, timeout=900)
+        extras = args.settings.bootstrap.model_dump(exclude_defaults=True)
+        wanted = {"packages": [*PACKAGES, *args.packages], **({"bootstrap": extras} if extras else {})}
+        self.step(f"{name}/prepare", "prepare.py", wanted, timeout=900)
         self._last = self._access(f"{name}/access", args)
         bans = {str(path.relative_to(BANS)): path.read_text(encoding="utf-8") for path in sorted(BANS.glob("*/*"))}
         self.step(f"{name}/guard", "guard.py", {"ssh_port": args.settings.ssh.port, "fail2ban": bans})
@@ -168,13 +170,22 @@ class Host(pulumi.ComponentResource):
         """Who may come in: confirmed by a login of its own, see access.py."""
         settings = args.settings
         folder = Path(__file__).parent
-        payload = {
+        payload: dict[str, Any] = {
             "ssh_port": settings.ssh.port,
             "allow_tcp": settings.firewall.allow_tcp,
             "allow_udp": settings.firewall.allow_udp,
             "ipv6_mail": settings.ipv6 is not None and settings.ipv6_outbound,
             "units": {unit: (folder / unit).read_text(encoding="utf-8") for unit in UNITS},
         }
+        if settings.network.is_set:
+            ipv6 = settings.network.ipv6
+            payload["network"] = {
+                "address": settings.ipv6,
+                "prefix": ipv6.prefix if ipv6 else None,
+                "gateway": ipv6.gateway if ipv6 else None,
+                "addresses": settings.network.addresses,
+                "echo": settings.network.echo,
+            }
         script = f"{bundle().directory}/access.py"
         return Access(
             name,

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
-"""Closes the host to everybody but mail and its operator: our packet filter, and SSH by keys alone.
+"""Changes what may lock the operator out: our packet filter, SSH by keys alone, and the network.
 
-  access.py apply    changes both, with a way back armed first: a timer that takes the change back
+  access.py apply    changes them, with a way back armed first: a timer that takes the change back
   access.py confirm  from a new login, which proves that there is one: stops the timer and keeps the change
   access.py restore  the way back, for the timer and for a boot before the confirmation: exactly what was before
 
 Payload of the first: {"ssh_port": 22, "allow_tcp": [], "allow_udp": [], "ipv6_mail": true,
-"units": {"mailroom-firewall.service": text, ...}}. A run that says "ok" has nothing to be confirmed.
+"units": {"mailroom-firewall.service": text, ...}, "network": see network.py, or left out}. A run that says "ok" has
+nothing to be confirmed.
 
 /etc/mailroom-host/before is there while a change waits for its confirmation. It is complete before the first
 change and goes after the last one, so a run that is killed anywhere is taken back or finished by the next.
@@ -21,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from components.host import firewall, hostlib, sshd
+    from components.host import firewall, hostlib, network, sshd
 else:
     import firewall
     import hostlib
+    import network
     import sshd
 
 STATE = Path("/etc/mailroom-host")
@@ -47,21 +49,25 @@ def main() -> None:
         with suppress(OSError):  # or else the timer tries it
             restore()
         back = "comes back within a minute" if BEFORE.exists() else "is back"
-        hostlib.fail(str(error), "expected packet filter and SSH server to take our rules", f"what was before {back}")
+        hostlib.fail(str(error), "expected the host to take our settings", f"what was before {back}")
 
 
 def apply() -> None:
     """Change what has to change; the way back is armed before."""
     wanted = hostlib.read_payload()
+    net = wanted.get("network")
     tcp, udp = [wanted["ssh_port"], *sshd.ports(), *wanted["allow_tcp"]], wanted["allow_udp"]
     rules = firewall.rules(tcp, udp, ipv6_mail=wanted["ipv6_mail"])
     changes = install_units(wanted["units"])
-    kept, key_only = firewall.is_kept(rules), sshd.is_key_only()
-    if kept and key_only and not changes and not BEFORE.exists():
+    network.check(net)
+    kept, key_only, net_is_wanted = firewall.is_kept(rules), sshd.is_key_only(), network.is_wanted(net)
+    if kept and key_only and net_is_wanted and not changes and not BEFORE.exists():
         hostlib.finish([])
     if error := firewall.check(rules):
         raise OSError(error)
     remember()
+    if not net_is_wanted:
+        network.remember(BEFORE)
     arm()
     if not key_only:
         changes += make_key_only()
@@ -70,6 +76,8 @@ def apply() -> None:
     if not kept:
         firewall.load(rules)
         changes += ["packet filter loaded", *firewall.shut_out(tcp, udp)]
+    if not net_is_wanted:
+        changes += network.apply(net)
     hostlib.finish([*changes, "waits for its confirmation by a new login"])
 
 
@@ -88,18 +96,19 @@ def confirm() -> None:
     state = hostlib.run(["systemctl", "is-active", f"{WAY_BACK}.service"]).stdout.strip()
     if state == "activating" or not BEFORE.exists():
         hostlib.fail(
-            "the change of packet filter and SSH was taken back before it was confirmed",
+            "the change of packet filter, SSH or network was taken back before it was confirmed",
             "expected a new login in time",
             "run `pulumi up` again",
         )
     firewall.keep(NEW.read_text(encoding="utf-8"))
+    with_network = ", and the network" if network.MEMORY.exists() else ""
     forget()
-    hostlib.finish(["packet filter and SSH by keys alone are kept"])
+    hostlib.finish([f"packet filter and SSH by keys alone are kept{with_network}"])
 
 
 def restore_now() -> None:
     """What the timer and a boot run."""
-    done = ["packet filter and SSH are as they were before, as nobody confirmed the change"]
+    done = ["packet filter, SSH and network are as they were before, as nobody confirmed the change"]
     hostlib.finish(done if restore() else [])
 
 
@@ -144,6 +153,7 @@ def restore() -> bool:
     if restore_files():
         sshd.reload(wait=False)  # at a boot sshd may wait for us
     firewall.restore((BEFORE / TABLE).read_text(encoding="utf-8"))
+    network.restore(BEFORE)
     hostlib.run(["systemctl", "stop", f"{WAY_BACK}.timer"])
     forget()
     return True
@@ -171,9 +181,9 @@ def forget() -> None:
 
 
 def undo() -> list[str]:
-    """Open the host again, for good: packet filter and units go, SSH by keys alone stays. Says what was there."""
+    """Open the host again, for good: SSH by keys alone stays, all else goes. Says what was there."""
     hostlib.run(["systemctl", "stop", f"{WAY_BACK}.timer"])
-    removed = firewall.undo()
+    removed = firewall.undo() + network.undo()
     hostlib.run(["systemctl", "disable", "--quiet", f"{WAY_BACK}.service"])
     for name in (firewall.UNIT, f"{WAY_BACK}.service", f"{WAY_BACK}.timer"):
         (UNITS / name).unlink(missing_ok=True)

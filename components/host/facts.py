@@ -143,6 +143,18 @@ def addresses(ip: str | None) -> dict[str, list[str]] | None:
     return found
 
 
+def interface(routes: str | None) -> str | None:
+    """The interface of the first default route, from `ip route show default`."""
+    found = re.search(r"\bdev (\S+)", routes or "")
+    return found.group(1) if found else None
+
+
+def network_file(status: str | None) -> str | None:
+    """By which file systemd-networkd configures an interface (`networkctl status`); null where somebody else does."""
+    found = re.search(r"(?m)^ *Network File: (/\S+)", status or "")
+    return found.group(1) if found else None
+
+
 def lock_holder(path: str) -> dict[str, object] | None:
     """The process that holds a lock file, asked for with F_GETLK: nothing is locked by asking."""
     layout = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
@@ -172,6 +184,8 @@ def facts() -> dict[str, object]:
     release = os_release(read("/etc/os-release"))
     disk = os.statvfs("/")
     uid = os.geteuid()
+    routes = (output_of("ip", family, "route", "show", "default") for family in ("-4", "-6"))
+    device = next(filter(None, map(interface, routes)), None)
     return {
         "os_id": release.get("ID"),
         "os_version": release.get("VERSION_ID"),
@@ -187,6 +201,8 @@ def facts() -> dict[str, object]:
         "listeners": listeners(output_of("ss", "-H", "-ltnp")),
         "mtas": mtas(output_of("dpkg-query", "-W", "-f", "${db:Status-Abbrev}\t${Package}\t${Provides}\n")),
         "addresses": addresses(output_of("ip", "-o", "address", "show", "scope", "global")),
+        "ipv6": os.path.isdir("/proc/sys/net/ipv6"),
+        "network_file": network_file(output_of("networkctl", "status", "--no-pager", device)) if device else None,
         "apt_lock": next(filter(None, map(lock_holder, APT_LOCKS)), None),
         "cloud_init": cloud_init(),
         "hardware": [read(f"{DMI}/{name}").strip() for name in ("sys_vendor", "chassis_asset_tag")],

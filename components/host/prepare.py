@@ -2,7 +2,8 @@
 """Prepares the operating system: missing packages, the services' users and data directories; no mail software.
 
 Payload: {"packages": ["certbot", "systemd-timesyncd | chrony", ...]}: of alternatives any will do, and the first is
-installed where none is there. A package that is installed is left at its version, none is removed.
+installed where none is there. A package that is installed is left at its version, none of them is removed.
+"bootstrap" may stand beside it, see bootstrap.py: {"timezone": ..., "locale": ..., "apt_mirror": ..., "packages": []}.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from components.host import hostlib
+    from components.host import bootstrap, hostlib
 else:
+    import bootstrap
     import hostlib
 
 # Each service's user and group, and its own directory: queue, caches and counters, for nobody else.
@@ -63,11 +65,41 @@ SHOWN_WIDTH = 300
 
 def main() -> None:
     """Bring the host to the wanted state and say what changed."""
-    packages = hostlib.read_payload()["packages"]
-    changes = repair_interrupted() + install(missing(packages))
+    payload = hostlib.read_payload()
+    wanted, packages = payload.get("bootstrap", {}), payload["packages"]
+    bootstrap.check(wanted)
+    changes = repair_interrupted() + bootstrap.set_mirror(wanted.get("apt_mirror"))
+    extras = missing(bootstrap.packages(wanted))
+    bootstrap.remember(wanted)
+    bootstrap.remember_packages(extras)
+    changes += install([*missing(packages), *extras])
+    bootstrap.check(wanted)  # what it reads may have come with the packages
+    changes += bootstrap.set_timezone(wanted.get("timezone")) + bootstrap.set_locale(wanted.get("locale"))
+    changes += remove_extras({*bootstrap.packages(wanted), *packages})
     for user, home in HOMES.items():
         changes += service_user(user, home) + data_directory(user, home)
     hostlib.finish(changes)
+
+
+def remove_extras(wanted: Collection[str]) -> list[str]:
+    """Remove what came with a setting that is gone; what something else needs by now stays, as apt's own."""
+    gone = [package for package in bootstrap.installed_by_us() if package not in wanted]
+    there = [package for package in gone if not missing([package])]
+    changes = []
+    if there:
+        wait_for_locks()
+        told = hostlib.run(["apt-get", "remove", "--simulate", *there]).stdout
+        needed = {line.split()[1] for line in told.splitlines() if line.startswith("Remv ")} - set(there)
+        if needed:
+            logged(["apt-mark", "auto", *there])
+            changes = [f"left {' '.join(there)}, which {' '.join(sorted(needed))} needs"]
+        elif logged(["apt-get", "remove", *APT_OPTIONS, *there]):
+            changes = [f"removed {' '.join(there)}"]
+        else:
+            return give_up(f"apt-get could not remove {' '.join(there)}")
+    if gone:
+        bootstrap.forget_packages(gone)
+    return changes
 
 
 def missing(packages: Sequence[str]) -> list[str]:

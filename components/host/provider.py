@@ -89,13 +89,34 @@ class AccessProvider(Provider):
         if summary.startswith("ok"):
             return {"summary": summary}
         progress(f"{host.name}: {summary}")
+        if host.network.ipv6 and host.ipv6:
+            _seen_from_here(host, host.ipv6)
         try:
             kept = ssh.run(target, inputs["confirm"], timeout=400, wait=20)
         except Problems as problems:
-            title = f"{host.name} lets nobody in with the new packet filter; within a minute it takes it back"
+            title = f"{host.name} lets nobody in with what was changed; within a minute it takes it back"
             raise Problems(title, problems.findings) from None
         _said(host, kept)
         return {"summary": summary}
+
+
+def _seen_from_here(host: HostSettings, address: str) -> None:
+    """Raise `Problems` when the address that was switched on is silent; where we have no IPv6 ourselves, say so."""
+    from operations import outside
+
+    seen = outside.knock(address, host.ssh.port)
+    if seen == "no-route":
+        progress(f"{host.name}: {address} cannot be seen from here, as this machine has no IPv6; set network.echo")
+    if seen == "silent":
+        finding = error_about(
+            host.name,
+            "host-ipv6-silent",
+            expected=f"an answer of {address} on port {host.ssh.port}",
+            found="none, over the network that was just set up",
+            why="receivers would take mail from an address that does not answer for a dial-up or a mistake",
+            fix="compare `ipv6`, `network.ipv6.prefix` and `network.ipv6.gateway` with what your provider shows",
+        )
+        raise Problems(f"{host.name} is not seen over IPv6; within a minute it takes the change back", [finding])
 
 
 def _said(host: HostSettings, answer: Completed) -> str:
@@ -106,16 +127,16 @@ def _said(host: HostSettings, answer: Completed) -> str:
     finding = error_about(
         host.name,
         "host-access",
-        expected="a host that takes our packet filter and SSH by keys alone",
+        expected="a host that takes our packet filter, SSH by keys alone and the network of the settings",
         found=said[-1].removeprefix("error: "),
         why="nothing else is set up before the host is closed to strangers",
         fix="solve what it names on the host, then run again",
     )
-    raise Problems(f"{host.name} could not be closed to strangers", [finding])
+    raise Problems(f"{host.name} takes no packet filter, SSH by keys or network from us", [finding])
 
 
 class Access(Resource, module="mailroom", name="Access"):
-    """Packet filter and SSH of one host; `summary` is what the last change was."""
+    """Packet filter, SSH and network of one host; `summary` is what the last change was."""
 
     summary: pulumi.Output[str]
 

@@ -11,6 +11,8 @@ from standards.finding import Finding, Severity
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from components.settings import NetworkSettings
+
     Facts = Mapping[str, Any]
 
 
@@ -29,6 +31,8 @@ class Wanted(Protocol):
     def ipv6(self) -> str | None: ...  # noqa: D102
     @property
     def ipv6_outbound(self) -> bool: ...  # noqa: D102
+    @property
+    def network(self) -> NetworkSettings | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def judge(facts: Facts, host: Wanted, now: float) -> list[Finding]:
         *_address(facts, host, host.ipv4),
         *_address(facts, host, host.ipv6),
         *_other_way_out(facts, host),
+        *_network(facts, host),
         *_first_boot(facts, host),
         *_package_manager(facts, host),
     ]
@@ -277,6 +282,17 @@ def _address(facts: Facts, host: Wanted, wanted: str | None) -> Iterator[Finding
         return
     seen = ", ".join(map(str, family)) or "none"
     behind_nat = version == 4 and family and all(is_behind_nat(address) for address in family)  # noqa: PLR2004
+    if version == 6 and host.network and host.network.ipv6:  # noqa: PLR2004
+        yield _finding(
+            host,
+            "note",
+            "ipv6",
+            expected=f"{wanted} on one of its interfaces",
+            found=f"its IPv6 addresses are: {seen}",
+            why="the gate reads before anything is changed",
+            fix="nothing to do: `network` of this host switches it on",
+        )
+        return
     yield _finding(
         host,
         "note" if behind_nat else "error",
@@ -286,8 +302,36 @@ def _address(facts: Facts, host: Wanted, wanted: str | None) -> Iterator[Finding
         why="mail leaves from an address of the host, and A/AAAA, PTR and SPF must name exactly that one",
         fix=f"make sure that the provider translates {seen} to {wanted} in both directions, all ports"
         if behind_nat
-        else f"correct `ipv{version}` in mailroom:hosts, or give the interface this address",
+        else f"correct `ipv{version}` in mailroom:hosts, or give the interface this address"
+        + (" (`network: {ipv6: {gateway: ...}}` of this host does)" if version == 6 else ""),  # noqa: PLR2004
     )
+
+
+def _network(facts: Facts, host: Wanted) -> Iterator[Finding]:
+    """Whether `network` can do its work here."""
+    if host.network is None or not host.network.is_set:
+        return
+    if facts["network_file"] is None:
+        yield _finding(
+            host,
+            "error",
+            "network",
+            expected="systemd-networkd for the interface of its default route, as netplan's default renderer uses it",
+            found="something else configures it (ifupdown, NetworkManager or cloud-init's dhcpcd)",
+            why="`network` adds to what systemd-networkd does; two managers of one interface undo each other's work",
+            fix="take `network` out and configure IPv6 where the host configures IPv4 (/etc/network/interfaces has "
+            "`iface ... inet6 static`), or move the host to systemd-networkd",
+        )
+    if host.network.ipv6 and not facts["ipv6"]:
+        yield _finding(
+            host,
+            "error",
+            "ipv6-kernel",
+            expected="a kernel with IPv6 (the directory /proc/sys/net/ipv6)",
+            found="IPv6 is off since the kernel started",
+            why="nothing can be switched on there before the next boot",
+            fix="take ipv6.disable=1 out of GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, restart the host",
+        )
 
 
 def _other_way_out(facts: Facts, host: Wanted) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ class Stranger:
     ipv6: str | None = None
     arch: str | None = None
     ipv6_outbound: bool = True
+    network: None = None
 
     @property
     def name(self) -> str:

@@ -158,7 +158,7 @@ class FakeHost:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> FakeHost:
     """A host without anything of ours; ownership, which needs root, is proven on real machines."""
-    names = ("hostlib", "firewall", "sshd", "access", "guard", "deploy_hook", *SCRIPTS)
+    names = ("hostlib", "bootstrap", "firewall", "network", "sshd", "access", "guard", "deploy_hook", *SCRIPTS)
     for room in ROOMS:
         monkeypatch.syspath_prepend(str(ROOT / "components" / room))
     for name in names:

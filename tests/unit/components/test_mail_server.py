@@ -101,6 +101,28 @@ def test_the_packet_filter_follows_the_settings(run_program: Any, changes: dict[
     }  # fmt: skip
 
 
+def test_network_and_bootstrap_travel_with_the_steps_there_are_and_only_when_they_are_set(run_program: Any) -> None:
+    plain = run_program()
+
+    def change(config: dict[str, Any]) -> None:
+        config["mailroom:hosts"][0] |= {
+            "ipv6": "2001:db8::10",
+            "network": {"ipv6": {"gateway": "fe80::1"}, "addresses": ["2001:db8::11"]},
+            "bootstrap": {"aptMirror": "https://deb.example.net/debian", "packages": ["htop"]},
+        }
+
+    run = run_program(change)
+    assert run.names(COMMAND) == plain.names(COMMAND)
+    assert "network" not in json.loads(plain.inputs(f"{HOST}/access")["payload"])
+    assert set(json.loads(plain.inputs(f"{HOST}/prepare")["stdin"])) == {"packages"}
+    assert json.loads(run.inputs(f"{HOST}/access")["payload"])["network"] == {
+        "address": "2001:db8::10", "prefix": 64, "gateway": "fe80::1", "addresses": ["2001:db8::11"], "echo": None,
+    }  # fmt: skip
+    assert json.loads(run.inputs(f"{HOST}/prepare")["stdin"])["bootstrap"] == {
+        "apt_mirror": "https://deb.example.net/debian", "packages": ["htop"],
+    }  # fmt: skip
+
+
 def test_what_steps_print_is_secret_and_not_logged(run_program: Any) -> None:
     run = run_program()
     for name in run.names(COMMAND):

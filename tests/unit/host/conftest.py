@@ -73,8 +73,38 @@ case "$1" in
 esac
 """,
     "apt-config": 'cat "$FAKE/apt"\n',
+    "ip": """
+case "$*" in
+  "-4 route show default") cat "$FAKE/route" ;;
+  "-6 -j address show dev eth0") python3 "$FAKE/bin/interface" address ;;
+  "-6 -j route show default dev eth0") python3 "$FAKE/bin/interface" route ;;
+  "-6 neigh show "*) [ -e "$FAKE/silent" ] || echo "$4 lladdr 02:00:00:00:00:01 REACHABLE" ;;
+esac
+""",
+    "networkctl": """
+case "$1" in
+  status) cat "$FAKE/networkctl" ;;
+  reconfigure) if [ -e "$FAKE/networkd-fails" ]; then echo "no such link" >&2; exit 1; fi ;;
+esac
+""",
     "systemd-detect-virt": 'test -e "$FAKE/container"\n',
 }
+
+# What networkd makes of its files, as `ip -j` shows it; `lost` holds what never arrives, `flags` is put on addresses.
+INTERFACE = """
+import json, os, pathlib, re, sys
+root = pathlib.Path(os.environ["FAKE"])
+text = "".join(path.read_text() for path in (root / "networkd").glob("*.network.d/*.conf"))
+lost = (root / "lost").read_text() if (root / "lost").exists() else "nothing"
+if sys.argv[1] == "route":
+    print(json.dumps([{"gateway": gateway} for gateway in re.findall("Gateway=(.*)", text) if gateway != lost]))
+else:
+    flags = json.loads((root / "flags").read_text()) if (root / "flags").exists() else {}
+    found = re.findall("Address=(.*)/.*\\nPreferredLifetime=(.*)", text)
+    listed = [{"local": address, "preferred_life_time": 0 if life == "0" else 4294967295, **flags}
+              for address, life in found if address != lost]
+    print(json.dumps([{"addr_info": listed}, {}]))
+"""
 
 
 @dataclass
@@ -113,8 +143,11 @@ class FakeHost:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> FakeHost:
     monkeypatch.syspath_prepend(str(SCRIPTS))
+    for name in ("hostlib", "firewall", "network", "sshd", "access"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # others patch modules of their own
     import access
     import firewall
+    import network
     import sshd
 
     (tmp_path / "bin").mkdir()
@@ -122,7 +155,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         tool = tmp_path / "bin" / name
         tool.write_text(f'#!/bin/sh\necho "{name} $*" >>"$FAKE/calls"\n{body}')
         tool.chmod(0o755)
-    for folder in ("enabled", "active", "known", "units", "ssh/sshd_config.d", "state"):
+    (tmp_path / "bin/interface").write_text(INTERFACE)
+    (tmp_path / "route").write_text("default via 192.0.2.1 dev eth0 proto static\n")
+    (tmp_path / "networkctl").write_text("* 2: eth0\n  Network File: /run/systemd/network/10-netplan-eth0.network\n")
+    for name in ("all", "default", "eth0", "lo"):
+        (tmp_path / "conf" / name).mkdir(parents=True)
+        (tmp_path / "conf" / name / "disable_ipv6").write_text("1\n")
+    for folder in ("networkd", "sysctl", "enabled", "active", "known", "units", "ssh/sshd_config.d", "state"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "state").rmdir()
     (tmp_path / "ssh/sshd_config").write_text(f"Include {tmp_path}/ssh/sshd_config.d/*.conf\nPort 22\n")
@@ -138,6 +177,12 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setattr(sshd, "DROP_IN", tmp_path / "ssh/sshd_config.d/00-mailroom.conf")
     monkeypatch.setattr(sshd, "RUNTIME", tmp_path / "run-sshd")
     monkeypatch.setattr(sshd, "connection", lambda: ["192.0.2.7", "50000", "192.0.2.10", "22"])
+    monkeypatch.setattr(network, "NETWORKD", tmp_path / "networkd")
+    monkeypatch.setattr(network, "SYSCTL", tmp_path / "sysctl/99-zz-mailroom.conf")
+    monkeypatch.setattr(network, "MEMORY", tmp_path / "state/network.json")
+    monkeypatch.setattr(network, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(network, "PATIENCE", 0)
+    monkeypatch.setattr(network, "ANSWER", 0)
     monkeypatch.setattr(access, "STATE", tmp_path / "state")
     monkeypatch.setattr(access, "BEFORE", tmp_path / "state/before")
     monkeypatch.setattr(access, "NEW", tmp_path / "state/firewall.new")

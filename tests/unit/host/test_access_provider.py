@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from components.host.provider import AccessProvider
 from components.settings import HostSettings
-from operations import ssh
+from operations import outside, ssh
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
@@ -89,3 +90,35 @@ def test_another_port_in_the_settings_is_a_change_and_what_it_said_is_none() -> 
     provider = AccessProvider()
     assert not provider.diff("id", state, {**INPUTS, "summary": None}).changes
     assert provider.diff("id", state, {**INPUTS, "payload": '{"allow_tcp": [80]}'}).changes
+
+
+WITH_IPV6 = HostSettings.model_validate(
+    {**json.loads(HOST.model_dump_json()), "ipv6": "2001:db8::10", "network": {"ipv6": {"gateway": "fe80::1"}}}
+)
+
+
+@pytest.mark.parametrize("seen", ["answers", "no-route"])
+def test_ipv6_that_was_switched_on_is_confirmed_when_seen_or_when_we_cannot_see(
+    answers: Any, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    knocked: list[tuple[str, int]] = []
+    monkeypatch.setattr(outside, "knock", lambda address, port: knocked.append((address, port)) or seen)
+    asked = answers(ssh.Completed(0, "changed: eth0 has x\n", ""), ssh.Completed(0, "changed: kept\n", ""))
+    AccessProvider().create({**INPUTS, "settings": WITH_IPV6.model_dump_json()})
+    assert knocked == [("2001:db8::10", 22)]
+    assert [command for command, _ in asked] == ["access.py apply", "access.py confirm"]
+
+
+def test_ipv6_that_is_silent_from_outside_is_never_confirmed(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "knock", lambda *_: "silent")
+    asked = answers(ssh.Completed(0, "changed: eth0 has x\n", ""))
+    with pytest.raises(Problems, match="not seen over IPv6; within a minute it takes the change back") as raised:
+        AccessProvider().create({**INPUTS, "settings": WITH_IPV6.model_dump_json()})
+    assert "network.ipv6.gateway" in raised.value.findings[0].fix
+    assert [command for command, _ in asked] == ["access.py apply"]
+
+
+def test_a_host_without_the_setting_is_not_knocked_at(answers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "knock", lambda *_: pytest.fail("nobody asked for that"))
+    answers(ssh.Completed(0, "changed: x\n", ""), ssh.Completed(0, "changed: kept\n", ""))
+    AccessProvider().create(dict(INPUTS))

@@ -137,3 +137,32 @@ def test_the_holder_of_a_lock_is_found_without_taking_it(tmp_path: Path) -> None
     assert found["pid"] == process.pid
     with lock.open("w") as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(
+    ("routes", "device"),
+    [
+        (
+            "default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.10 metric 100\ndefault via 10.0.0.1 dev eth1\n",
+            "eth0",
+        ),
+        ("default proto static\n\tnexthop via 192.0.2.1 dev ens18 weight 1\n", "ens18"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_interface_is_the_one_of_the_first_default_route(routes: str | None, device: str | None) -> None:
+    assert facts.interface(routes) == device
+
+
+@pytest.mark.parametrize(
+    ("status", "file"),
+    [
+        ("* 2: eth0\n     Link File: n/a\n  Network File: /run/systemd/network/10-netplan-eth0.network\n  State: x",
+         "/run/systemd/network/10-netplan-eth0.network"),
+        ("* 2: eth0\n  Network File: n/a\n", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_an_interface_without_a_file_of_networkd_has_another_manager(status: str | None, file: str | None) -> None:
+    assert facts.network_file(status) == file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import ipaddress
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ def guarded(host: FakeHost) -> FakeHost:
     host.tell("os-release", 'PRETTY_NAME="Debian"\nID=debian\n')
     host.tell("apt", "\n".join(DEBIAN))
     host.tell("known/systemd-timesyncd.service")
+    for name in ("firewall", "hostlib", "sshd"):
+        host.monkeypatch.setattr(guard, name, sys.modules[name])
     host.monkeypatch.setattr(guard, "FAIL2BAN", host.root / "fail2ban")
     host.monkeypatch.setattr(guard, "UPGRADES", host.root / "apt.conf.d/99")
     host.monkeypatch.setattr(guard, "OS_RELEASE", host.root / "os-release")

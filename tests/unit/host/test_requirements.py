@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from components.host.requirements import SUPPORTED, judge, unreadable
-from components.settings import HostSettings
+from components.settings import HostSettings, NetworkSettings
 
 if TYPE_CHECKING:
     from standards.finding import Finding
@@ -38,6 +38,8 @@ GOOD: dict[str, Any] = {
     "listeners": [],
     "mtas": [],
     "addresses": {"eth0": ["192.0.2.10", "2001:db8::10"]},
+    "network_file": "/etc/systemd/network/10-eth0.network",
+    "ipv6": True,
     "apt_lock": None,
     "python": "3.11.2",
     "time": NOW,
@@ -159,7 +161,7 @@ def test_a_first_boot_that_is_not_over_is_a_note() -> None:
 @pytest.mark.parametrize(("arch", "expected"), [("arm64", []), ("amd64", []), ("riscv64", ["host-arch"])])
 def test_where_no_stack_says_which_processor_both_that_we_build_for_will_do(arch: str, expected: list[str]) -> None:
     anyone = SimpleNamespace(
-        name="192.0.2.10", address="192.0.2.10", arch=None, ipv4=None, ipv6=None, ipv6_outbound=False
+        name="192.0.2.10", address="192.0.2.10", arch=None, ipv4=None, ipv6=None, ipv6_outbound=False, network=None
     )
     found = judge(GOOD | {"arch": arch}, anyone, NOW)
     assert [finding.id for finding in found] == expected
@@ -209,3 +211,41 @@ def test_an_ipv6_address_that_mail_would_leave_from_unannounced_stops_the_run() 
 def test_an_ipv6_address_that_reaches_no_receiver_needs_no_listing(address: str) -> None:
     facts = GOOD | {"addresses": {"eth0": ["192.0.2.10", address]}}
     assert judge(facts, HOST.model_copy(update={"ipv6": None}), NOW) == []
+
+
+NETWORK = HOST.model_copy(update={"network": NetworkSettings.model_validate({"ipv6": {"gateway": "fe80::1"}})})
+NO_IPV6 = {"addresses": {"eth0": ["192.0.2.10"]}}
+
+
+def test_an_ipv6_address_that_network_will_add_is_a_note() -> None:
+    (note,) = judge({**GOOD, **NO_IPV6}, NETWORK, NOW)
+    assert (note.severity, note.id) == ("note", "host-ipv6")
+    assert "switches it on" in note.fix
+
+
+def test_an_ipv6_address_that_nobody_adds_names_the_setting_that_does() -> None:
+    (error,) = judged(**NO_IPV6)
+    assert error.severity == "error"
+    assert "network: {ipv6: {gateway: ...}}" in error.fix
+
+
+def test_further_addresses_alone_do_not_add_the_first() -> None:
+    network = NetworkSettings.model_validate({"addresses": ["2001:db8::11"]})
+    (error,) = judge({**GOOD, **NO_IPV6}, HOST.model_copy(update={"network": network}), NOW)
+    assert (error.severity, error.id) == ("error", "host-ipv6")
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "words"),
+    [
+        ({"network_file": None}, "host-network", "ifupdown, NetworkManager"),
+        ({"ipv6": False}, "host-ipv6-kernel", "since the kernel started"),
+    ],
+)
+def test_a_host_where_network_cannot_work_is_refused_and_only_with_the_setting(
+    facts: dict[str, Any], check: str, words: str
+) -> None:
+    (error,) = judge({**GOOD, **facts}, NETWORK, NOW)
+    assert (error.severity, error.id) == ("error", check)
+    assert words in error.found
+    assert judged(**facts) == []

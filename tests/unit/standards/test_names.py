@@ -250,3 +250,56 @@ def test_a_long_value_is_cut_and_stays_on_one_line() -> None:
     text = names.shown("a\nb" + "x" * 100)
     assert len(text) <= 64
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("https://deb.example.net/debian/", "https://deb.example.net/debian"),
+        (" http://198.51.100.1:3142/debian ", "http://198.51.100.1:3142/debian"),
+        ("https://deb.example.net", "https://deb.example.net"),
+    ],
+)
+def test_a_url_of_a_mirror_has_no_slash_at_its_end(text: str, canonical: str) -> None:
+    assert names.http_url(text) == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "deb.example.net", "ftp://deb.example.net", "https://", "https://u:p@deb.example.net", "https://deb/a b",
+     "https://deb.example.net/?x=1", "https://deb.example.net/#x", "https://deb.example.net/a\nb", "file:///etc"],
+)  # fmt: skip
+def test_what_is_no_plain_url_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="is not a plain http or https URL"):
+        names.http_url(text)
+
+
+@pytest.mark.parametrize("text", ["Europe/Berlin", "Etc/GMT+5", "UTC", "America/Argentina/Buenos_Aires"])
+def test_a_time_zone_is_told_by_its_form(text: str) -> None:
+    assert names.timezone(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/etc/passwd", "Europe/../x", "Europe//Berlin", "Europe/Berlin/", "europe/berlin"]
+)
+def test_what_cannot_be_a_time_zone_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="is not the name of a timezone"):
+        names.timezone(text)
+
+
+@pytest.mark.parametrize("text", ["C.UTF-8", "de_DE.UTF-8", "fil_PH.UTF-8"])
+def test_a_locale_is_told_by_its_form(text: str) -> None:
+    assert names.locale(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "C", "de_DE", "de_DE.utf8", "de_DE.ISO-8859-1", "de_DE.UTF-8\nLC_ALL=x"])
+def test_what_cannot_be_a_locale_is_refused(text: str) -> None:
+    with pytest.raises(Invalid, match="is not the name of a locale"):
+        names.locale(text)
+
+
+def test_the_router_of_a_network_may_be_link_local_and_never_many() -> None:
+    assert names.ipv6_gateway("FE80::1") == "fe80::1"
+    for text in ("ff02::2", "::", "::1", "fe80::1%eth0"):
+        with pytest.raises(Invalid):
+            names.ipv6_gateway(text)
