@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -167,9 +167,11 @@ async def _feed(process: asyncssh.SSHClientProcess[bytes], chunks: Iterable[byte
         for chunk in chunks:
             process.stdin.write(chunk)
             await process.stdin.drain()
-        process.stdin.write_eof()
     except (asyncssh.Error, OSError):
         pass
+    finally:  # also when there are no more chunks to be had: the command must not wait for them
+        with suppress(asyncssh.Error, OSError):
+            process.stdin.write_eof()
 
 
 async def _run_once(

@@ -7,7 +7,7 @@ JSON object {"done": [...], "kept": [...]}.
 
 Works before the first `pulumi up` of a bare machine, which then finds its certificates and sends the queue, and after
 it. The whole tar is there and verified before anything changes. A message, and a suspension, is put back once only:
-/var/lib/mailroom/restored remembers them, so that no later run sends twice what has left meanwhile.
+/var/lib/mailroom-restored remembers them, so that no later run sends twice what has left meanwhile.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ else:
     import prepare
     from policy import limits
 
-MEMORY = Path("/var/lib/mailroom/restored")
+MEMORY = Path("/var/lib/mailroom-restored")
 STAGING = Path("/var/lib/mailroom-restore")
 CURRENT = Path("/etc/mailroom/current")
 LETSENCRYPT = Path("/etc/letsencrypt")
@@ -217,7 +217,6 @@ def read_memory() -> set[str]:
 
 def remember(names: set[str]) -> None:
     """Note what must not be put back a second time."""
-    hostlib.make_directory(MEMORY.parent, 0o700)
     hostlib.write_file(MEMORY, "".join(f"{name}\n" for name in sorted(names)), 0o600)
 
 

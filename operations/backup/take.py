@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def _host(
 
         def receive(chunk: bytes) -> None:
             digest.update(chunk)
-            stream.write(chunk)
+            with suppress(BrokenPipeError):  # age says at its end why it ended early
+                stream.write(chunk)
 
         done = ssh.stream(target, locked("backup.py"), [payload], receive, HOST_SECONDS)
         if done.exit_status:

@@ -189,6 +189,8 @@ def test_a_second_restore_brings_back_no_message_that_left_and_no_suspension_tha
     machine.move(fresh)
     machine.restore(tar)
     machine.path("var/lib/chasquid/queue/m:one").unlink()  # delivered
+    uninstalled = machine.host.modules["uninstall"].STATE
+    assert not machine.host.modules["restore"].MEMORY.is_relative_to(uninstalled)  # a second life remembers, too
     machine.path(f"var/lib/mailroom-policy/suspended/{USER}").unlink()  # lifted
     said = machine.restore(tar)
     assert machine.queue() == {"m:two"}

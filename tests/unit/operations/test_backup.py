@@ -82,8 +82,11 @@ class World:
             output(TAR[:5000])
             return ssh.Completed(1, "", "error: the disk is full")
         if "backup.py" in command:
-            for start in range(0, len(TAR), 4096):
-                output(TAR[start : start + 4096])
+            try:
+                for start in range(0, len(TAR), 4096):
+                    output(TAR[start : start + 4096])
+            except OSError as error:  # as ssh.stream takes every one for its own
+                raise Problems(f"the connection broke: {error}", []) from None
             return ssh.Completed(0, "", "")
         head, _, rest = text.partition(b"\n")
         self.received.append((command, json.loads(head), rest))
@@ -247,6 +250,19 @@ def test_a_failed_host_leaves_no_backup_and_no_rest_of_one(world: World) -> None
     world.fails = True
     with pytest.raises(Problems, match="the disk is full"):
         world.take()
+    assert list(world.place.iterdir()) == []
+
+
+def test_a_full_disk_is_told_in_ages_own_words(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipient, real = world.recipient, shutil.which("age")
+    (world.folder / "bin").mkdir()
+    program = world.folder / "bin" / "age"
+    full = 'case "$*" in *" -o "*) echo "age: error: no space left on device" >&2; exit 1 ;; esac'
+    program.write_text(f'#!/bin/sh\n{full}\nexec {real} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    with pytest.raises(Problems, match="no space left on device"):
+        take.take("prod", places.Folder(world.place), [recipient])
     assert list(world.place.iterdir()) == []
 
 

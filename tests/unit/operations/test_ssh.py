@@ -107,6 +107,24 @@ def trouble(target: Target, command: str = "true", **options: float) -> Finding:
     return finding
 
 
+def test_a_stream_passes_bytes_both_ways_and_keeps_none(host: Host) -> None:
+    received: list[bytes] = []
+    done = ssh.stream(host.target, "cat", [b"one", b"two"], received.append, 10)
+    assert b"".join(received) == b"onetwo"
+    assert (done.exit_status, done.stdout, done.stderr) == (3, "", "beside\n")
+
+
+def test_a_stream_whose_source_fails_holds_up_no_command_and_says_why(host: Host) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"one"
+        raise Problems("the key does not fit", [])
+
+    received: list[bytes] = []
+    with pytest.raises(Problems, match="the key does not fit"):
+        ssh.stream(host.target, "cat", failing(), received.append, 10)
+    assert b"".join(received) == b"one"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
