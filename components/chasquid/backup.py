@@ -10,9 +10,11 @@ this host's disk.
 from __future__ import annotations
 
 import fcntl
+import grp
 import io
 import json
 import os
+import pwd
 import shutil
 import sqlite3
 import stat
@@ -21,10 +23,10 @@ import tarfile
 import time
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from components.chasquid.policy import limits
     from components.host import hostlib
@@ -36,6 +38,7 @@ FORMAT = 1
 LETSENCRYPT = Path("/etc/letsencrypt")
 CHASQUID = Path("/var/lib/chasquid")
 POLICY = Path("/var/lib/mailroom-policy")
+POLICY_USER = "mailroom-policy"
 MACHINE_ID = Path("/etc/machine-id")
 STAGING = Path("/run/mailroom-backup")  # in memory
 CERTBOT_LOCK = ".certbot.lock"  # certbot's own, in its folder, which it removes when it lets go
@@ -118,25 +121,55 @@ def add_counters(tar: tarfile.TarFile) -> None:
     if not database.is_file() or database.is_symlink():
         return
     shutil.rmtree(STAGING, ignore_errors=True)  # of a run that was killed
-    hostlib.make_directory(STAGING, 0o700)
+    hostlib.make_directory(STAGING, 0o700, POLICY_USER, POLICY_USER)
     copy = STAGING / limits.FILE
     try:
-        copy_database(database, copy)
-        add_file(tar, COUNTERS, copy)
-    except sqlite3.DatabaseError as error:
-        print(f"warning: {database} is left out, it cannot be read ({error})", file=sys.stderr)
+        if trouble := as_user(POLICY_USER, lambda: copy_database(database, copy)):
+            print(f"warning: {database} is left out, it cannot be read ({trouble['error']})", file=sys.stderr)
+        else:
+            add_file(tar, COUNTERS, copy)
     finally:
         shutil.rmtree(STAGING, ignore_errors=True)
 
 
-def copy_database(source: Path, target: Path) -> None:
-    """One moment of a database that others write to; without a log beside it."""
-    with (
-        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=10)) as running,
-        closing(sqlite3.connect(target)) as copy,
-    ):
-        running.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")
+def as_user(account: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `action` returns, done as a service: root could be led elsewhere by a link in the service's folder."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(grp.getgrnam(account).gr_gid)
+            os.setuid(pwd.getpwnam(account).pw_uid)
+            with os.fdopen(writer, "w", encoding="utf-8") as answer:
+                json.dump(action(), answer)
+            status = 0
+        except (OSError, ValueError, KeyError, sqlite3.Error) as error:
+            print(f"error: {account} cannot reach its files: {error}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        hostlib.fail(f"{account} did not do its part", "expected folders that it can use", "run it again")
+    return dict(json.loads(said))
+
+
+def copy_database(source: Path, target: Path) -> dict[str, str]:
+    """One moment of a database that others write to, without a log beside it; the error that a damaged one gives."""
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=10)) as running,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            running.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.DatabaseError as error:
+        return {"error": str(error)}
+    return {}
 
 
 @contextmanager

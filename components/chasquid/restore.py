@@ -12,11 +12,9 @@ it. The whole tar is there and verified before anything changes. A message, and 
 
 from __future__ import annotations
 
-import grp
 import hashlib
 import json
 import os
-import pwd
 import re
 import shutil
 import sqlite3
@@ -28,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from components.certificates import certificate, deploy_hook
     from components.chasquid import backup
@@ -48,7 +46,7 @@ CURRENT = Path("/etc/mailroom/current")
 LETSENCRYPT = Path("/etc/letsencrypt")
 CHASQUID = Path("/var/lib/chasquid")
 POLICY = Path("/var/lib/mailroom-policy")
-USER, POLICY_USER = "chasquid", "mailroom-policy"
+USER, POLICY_USER = "chasquid", backup.POLICY_USER
 LEARNT = ("domaininfo", "sts-cache")
 ACCOUNT = re.compile(r"^account\s*=\s*(\S+)", re.MULTILINE)
 START_LIMIT = 30  # seconds until a restarted server must serve its certificates
@@ -164,12 +162,12 @@ def put_back(payload: dict[str, Any], facts: dict[str, Any]) -> dict[str, list[s
     again = payload["queue"] == "always" or (payload["queue"] == "new machine" and not lived_on)
     before = read_memory()
     give(STAGING / "policy", POLICY_USER)
-    said = as_user(POLICY_USER, lambda: policy(before, again=not lived_on))
+    said = backup.as_user(POLICY_USER, lambda: policy(before, again=not lived_on))
     remember(before | set(said["remember"]))
     report.done += said["done"]
     report.kept += said["kept"]
     give(STAGING / "chasquid", USER)
-    said = as_user(USER, lambda: spool(before, again=again))
+    said = backup.as_user(USER, lambda: spool(before, again=again))
     remember(read_memory() | set(said["remember"]))
     report.done += said["done"]
     report.kept += said["kept"]
@@ -182,32 +180,6 @@ def give(folder: Path, user: str) -> None:
     """Hand unpacked files to the service that is to put them in place: it alone writes to its own folder."""
     for path in (folder, *folder.rglob("*")):
         shutil.chown(path, user, user)
-
-
-def as_user(account: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `action` returns, done as a service: root could be led elsewhere by a link in the service's folder."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(grp.getgrnam(account).gr_gid)
-            os.setuid(pwd.getpwnam(account).pw_uid)
-            with os.fdopen(writer, "w", encoding="utf-8") as answer:
-                json.dump(action(), answer)
-            status = 0
-        except (OSError, ValueError, KeyError, sqlite3.Error) as error:
-            print(f"error: {account} cannot put its files back: {error}", file=sys.stderr)
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as answer:
-        said = answer.read()
-    _, status = os.waitpid(child, 0)
-    if status:
-        hostlib.fail(f"not all files of {account} are back", "expected a folder it can write", "run it again")
-    return dict(json.loads(said))
 
 
 def read_memory() -> set[str]:

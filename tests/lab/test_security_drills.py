@@ -163,7 +163,7 @@ def send_to_nowhere(stack: Stack) -> None:
         client.login(USER, FRESH)
         receiver = stack.lab.status["receiver"]
         client.sendmail(USER, [receiver], f"From: {USER}\r\nTo: {receiver}\r\nSubject: {WAITING}\r\n\r\nx\r\n")
-    assert wait_until(lambda: status_of(stack)["queued"] == 1, timeout=10)
+    assert wait_until(lambda: status_of(stack)["queue"]["length"] == 1, timeout=10)
 
 
 @pytest.fixture(scope="module")

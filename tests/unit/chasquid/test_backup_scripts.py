@@ -105,7 +105,7 @@ def machine(host: FakeHost) -> Machine:
     """A host that sends: certificates, a queue, counters, a suspended user."""
     machine = Machine(host)
     patch, restore = host.monkeypatch, host.modules["restore"]
-    patch.setattr(restore, "as_user", lambda _, action: action())
+    patch.setattr(host.modules["backup"], "as_user", lambda _, action: action())
     patch.setattr(restore, "give", lambda *_: None)
     patch.setattr(restore, "serve", lambda _: setattr(machine, "served", machine.served + 1))
     patch.setattr(host.modules["prepare"], "service_user", lambda *_: [])
@@ -165,6 +165,17 @@ def test_a_link_in_a_services_folder_leads_no_backup_out_of_it(machine: Machine)
     secret = machine.write("etc/shadow", "secret")
     machine.path("var/lib/chasquid/queue/m:link").symlink_to(secret)
     assert "chasquid/queue/m:link" not in members(machine.back_up())
+
+
+def test_damaged_counters_are_left_out_and_told(machine: Machine, fresh: Path) -> None:
+    for path in machine.path("var/lib/mailroom-policy").glob("counters*"):
+        path.write_bytes(b"no database" * 1000)
+    tar = machine.back_up()
+    assert "counters.sqlite is left out" in machine.host.capsys.readouterr().err
+    assert "policy/counters.sqlite" not in members(tar)
+    machine.move(fresh)
+    machine.restore(tar)
+    assert machine.queue() == set(MESSAGES)
 
 
 def test_a_bare_machine_gets_everything(machine: Machine, fresh: Path) -> None:
