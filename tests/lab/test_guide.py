@@ -106,7 +106,6 @@ def reader(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reade
         lab.set_ptr(address, HOST)
     (home / "api.token").write_text(CLOUDFLARE_TOKEN)
     (home / "acme.token").write_text(ACME_TOKEN)
-    (home / "backups").mkdir()
     socket = home / "agent"
     with (
         subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as agent,
