@@ -9,6 +9,7 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -322,16 +323,16 @@ def test_what_services_may_write_is_read_with_their_rights_alone(
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_a_link_to_a_file_of_roots_is_not_followed(status: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = status.STATE / "secret"
-    secret.write_text('{"since": "x", "reason": "ROOTS-SECRET"}')
-    secret.chmod(0o600)
-    folder = status.STATE / "suspended"
-    folder.mkdir()
-    (folder / ALICE).symlink_to(secret)
-    for parent in folder.parents:
-        parent.chmod(parent.stat().st_mode | 0o055) if "pytest" in str(parent) else None
     nobody = pwd.getpwnam("nobody")
     monkeypatch.setattr(status.suspend, "become", lambda _: os.setuid(nobody.pw_uid))
-    seen = status.as_account("nobody", status.limits.suspended, status.STATE)
+    with TemporaryDirectory() as place:  # pytest's own folders are closed to other accounts
+        state = Path(place)
+        state.chmod(0o755)
+        secret = state / "secret"
+        secret.write_text('{"since": "x", "reason": "ROOTS-SECRET"}')
+        secret.chmod(0o600)
+        (state / "suspended").mkdir()
+        (state / "suspended" / ALICE).symlink_to(secret)
+        seen = status.as_account("nobody", status.limits.suspended, state)
     assert "ROOTS-SECRET" not in json.dumps(seen)
     assert "PermissionError" in seen[0]["reason"]
