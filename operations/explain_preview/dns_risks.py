@@ -1,0 +1,240 @@
+"""The risks that changed DNS records bring: mail that stops, signatures that fail, policies that ask for less."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from operations.explain_preview import hosts as on_hosts
+from operations.explain_preview.catalogue import Risk, risk
+from operations.explain_preview.markdown import code
+from standards import dmarc, spf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from operations.explain_preview.engine import Preview
+    from operations.explain_preview.hosts import HostChange
+    from operations.explain_preview.records import RecordChange
+
+_QUALIFIERS: Final = {"+": 0, "?": 1, "~": 2, "-": 3}
+
+
+def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:
+    """Every risk of the records of a preview; `hosts` tell which keys sign."""
+    yield from _mail(preview, records)
+    yield from _addresses(records, hosts)
+    yield from _dkim(preview, records, hosts)
+    yield from _policies(records, hosts)
+
+
+# --- receiving ------------------------------------------------------------------------------------------------
+
+
+def _mail(preview: Preview, records: Sequence[RecordChange]) -> Iterator[Risk]:
+    mx = [record for record in records if record.role == "mx"]
+    lost: defaultdict[str, list[str]] = defaultdict(list)
+    for record in mx:
+        if record.kind not in {"same", "create"} and (host := _lost_mx(record)):
+            lost[record.owner].append(host)
+    left = {record.owner for record in mx if _mx_host(record.after)} | _kept_mx(preview, mx)
+    hosts_gone = {record.owner for record in records if record.kind == "delete" and record.role in {"a", "aaaa"}}
+    hosts_gone |= {change.name for change in preview.changes if _is_host(change) and change.kind == "delete"}
+    for domain, hosts in sorted(lost.items()):
+        if domain in left:
+            continue
+        name, names = code(domain), " and ".join(code(host) for host in sorted(hosts))
+        yield risk("mail-stops", domain, f"mail for {name} stops arriving here: no MX leads to {names} any more")
+        if set(hosts) <= hosts_gone:
+            yield risk("last-mx-deleted", domain, f"the last MX host of {name} is deleted: {names}")
+
+
+def _lost_mx(record: RecordChange) -> str | None:
+    """The host that an MX led to."""
+    if record.kind == "delete" and not record.before_known:
+        return record.last or None  # a plan says no more than the key of what it deletes
+    return _mx_host(record.before)
+
+
+def _kept_mx(preview: Preview, mx: Iterable[RecordChange]) -> set[str]:
+    """Domains with an MX that the configuration wants and nobody deletes: records that stay are not in a preview."""
+    gone = {record.key for record in mx if record.kind == "delete"}
+    return {domain for domain, host in _wanted_mx(preview) if f"{domain}/mx/{host}" not in gone}
+
+
+def _is_host(change: Any) -> bool:
+    return bool(change.type == "mailroom:index:Host")
+
+
+def _mx_host(value: str | None) -> str | None:
+    """The host an MX leads to; None for none and for the null MX."""
+    return (value or "").rpartition(" ")[2].rstrip(".") or None
+
+
+def _wanted_mx(preview: Preview) -> Iterator[tuple[str, str]]:
+    """(domain, host) of every MX the configuration wants: records that stay are not in a preview."""
+    if preview.destroys:
+        return
+    domains, hosts = preview.config.get("mailroom:domains"), preview.config.get("mailroom:hosts")
+    for domain in domains if isinstance(domains, list) else ():
+        if isinstance(domain, dict) and domain.get("mail", "forward") == "forward":
+            for host in hosts if isinstance(hosts, list) else ():
+                if isinstance(host, dict):
+                    yield str(domain.get("name", "")).lower(), str(host.get("name", "")).lower()
+
+
+def _addresses(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:
+    removed = {host.name for host in hosts if host.kind == "delete"}
+    for record in records:
+        name = code(record.name)
+        if record.role in {"a", "aaaa"} and _moves(record):
+            what = f"loses its address {code(record.before or record.type)}"
+            if record.kind != "delete":
+                what = f"moves to {code(record.after or '?')}"
+            more = (
+                "" if record.owner in removed else ": its PTR, its reputation and every allow list are of the old one"
+            )
+            yield risk("address-changed", record.key, f"{name} {what}{more}")
+        if record.proxied:
+            yield risk("proxied", record.key, f"{name} would answer with Cloudflare's edge, which speaks no SMTP")
+
+
+def _moves(record: RecordChange) -> bool:
+    """Whether an address that was there is there no longer."""
+    stays = record.before_known and record.before == record.after
+    return record.kind == "delete" or (record.kind in {"update", "replace"} and not stays)
+
+
+# --- signing and policies -------------------------------------------------------------------------------------
+
+
+def _dkim(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:
+    before, after, told = _signing(hosts)
+    for record in records:
+        if record.role != "dkim" or not (how := _ends(record)):
+            continue
+        selector = f"selector {code(record.last)} of {code(record.owner)} is {how}"
+        if (record.owner, record.last) in before:
+            yield risk("dkim-removed", record.key,
+                       f"{selector} while active: mail it signed that is still on its way fails DKIM")  # fmt: skip
+        elif record.owner not in told and _untold(preview, hosts):
+            yield risk("dkim-removed", record.key,
+                       f"{selector}; whether it is still active is not in this {preview.source}")  # fmt: skip
+    for change in preview.changes:
+        if change.type.endswith("mailroom:DkimKey") and change.kind == "replace":
+            domain, _, selector = change.name.split("/")
+            yield risk("dkim-replaced", change.name,
+                       f"the key pair of selector {code(selector)} of {code(domain)} is made anew: "
+                       "mail signed with the old one fails DKIM")  # fmt: skip
+    for domain in sorted({domain for domain, _ in before} - {domain for domain, _ in after}):
+        yield risk("unsigned", domain, f"mail of {code(domain)} leaves without a DKIM signature")
+
+
+def _ends(record: RecordChange) -> str:
+    """How a DKIM record stops proving signatures, if it does."""
+    if _is_revoked(record.before):
+        return ""
+    if record.kind == "delete":
+        return "removed"
+    return "taken back" if record.kind in {"update", "replace"} and _is_revoked(record.after) else ""
+
+
+def _is_revoked(text: str | None) -> bool:
+    """Whether an empty `p=` takes the key back (RFC 6376 section 3.6.1)."""
+    return text is not None and dmarc.tags(text).get("p") == ""
+
+
+def _untold(preview: Preview, hosts: Iterable[HostChange]) -> bool:
+    """Whether nothing says which keys sign: a preview has policy.json where that changes, if it can be read."""
+    return preview.source == "plan" or not all(host.plain_known for host in hosts)
+
+
+def _signing(hosts: Iterable[HostChange]) -> tuple[set[tuple[str, str]], set[tuple[str, str]], set[str]]:
+    """(domain, selector) that sign before and after, and the domains the preview tells it of (served before)."""
+    before: set[tuple[str, str]] = set()
+    after: set[tuple[str, str]] = set()
+    told: set[str] = set()
+    served: set[str] = set()
+    for host in hosts:
+        if policy := host.policy:
+            before |= on_hosts.selectors(policy[0])
+            after |= on_hosts.selectors(policy[1])
+            told |= set(policy[0].get("domains") or ())
+            served |= set(policy[1].get("domains") or ())
+    # A domain that is served no more sends nothing: only its records tell.
+    return before, after | {(domain, "") for domain in told - served}, told
+
+
+def _policies(records: Iterable[RecordChange], hosts: Iterable[HostChange]) -> Iterator[Risk]:
+    leaving = {host.name for host in hosts if host.kind == "delete"}  # nobody says EHLO with its name any more
+    for record in records:
+        if record.kind not in {"update", "replace", "delete"} or record.owner in leaving:
+            continue
+        if record.role == "dmarc":
+            yield from _dmarc(record)
+        elif record.role in {"spf", "spf-hosts"}:
+            yield from _spf(record)
+
+
+def _dmarc(record: RecordChange) -> Iterator[Risk]:
+    new = _wishes(record.after)
+    if not record.before_known:
+        if new["p"] in {"none", "nothing"}:
+            yield risk("dmarc-weakened", record.owner,
+                       f"DMARC of {code(record.owner)} becomes {new['p']}; a plan has not what it was")  # fmt: skip
+        return
+    old = _wishes(record.before)
+    for tag, of in (("p", ""), ("sp", " for subdomains"), ("np", " for names that do not exist")):
+        if _strength(new[tag]) < _strength(old[tag]) and (tag == "p" or (old[tag], new[tag]) != (old["p"], new["p"])):
+            yield risk("dmarc-weakened", record.owner,
+                       f"DMARC weakened from {old[tag]} to {new[tag]}{of} at {code(record.owner)}")  # fmt: skip
+    if new["t"] == "y" != old["t"]:
+        yield risk("dmarc-weakened", record.owner,
+                   f"DMARC at {code(record.owner)} only tests: receivers act one step milder")  # fmt: skip
+
+
+def _wishes(text: str | None) -> dict[str, str]:
+    """p, sp, np and t as a receiver takes them (RFC 9989 section 4.7: sp follows p, np follows sp)."""
+    tags = dmarc.tags(text) if text else {}
+    policy = _word(tags.get("p"), "none") if text else "nothing"
+    sub = _word(tags.get("sp"), policy)
+    return {"p": policy, "sp": sub, "np": _word(tags.get("np"), sub), "t": tags.get("t", "n").lower()}
+
+
+def _word(word: str | None, default: str) -> str:
+    word = (word or default).lower()
+    return word if word in dmarc.POLICIES else default
+
+
+def _strength(word: str) -> int:
+    return ("nothing", *dmarc.POLICIES).index(word)
+
+
+def _spf(record: RecordChange) -> Iterator[Risk]:
+    name = code(record.name)
+    if record.kind == "delete":
+        yield risk("spf-weakened", record.key, f"SPF of {name} is deleted")
+        return
+    if record.after is None or not spf.is_record(record.after):
+        return
+    new = _all(record.after)
+    strangers = [term for term in record.after.split()[1:] if spf.authorises_strangers(term)]
+    if not record.before_known:
+        if _QUALIFIERS[new] < _QUALIFIERS["~"]:
+            yield risk("spf-weakened", record.key, f"SPF of {name} ends with {code(new + 'all')}")
+        return
+    old = _all(record.before or "")
+    if _QUALIFIERS[new] < _QUALIFIERS[old]:
+        yield risk("spf-weakened", record.key,
+                   f"SPF of {name} weakened from {code(old + 'all')} to {code(new + 'all')}")  # fmt: skip
+    for term in strangers:
+        if term not in (record.before or "").split() and not term.lower().endswith("all"):
+            yield risk("spf-weakened", record.key, f"SPF of {name} lets strangers send: {code(term)}")
+
+
+def _all(text: str) -> str:
+    """The qualifier of `all`; without one the answer is neutral (RFC 7208 section 4.7)."""
+    for term in text.lower().split():
+        if term.lstrip("+-~?") == "all":
+            return term[0] if term[0] in _QUALIFIERS else "+"
+    return "?"

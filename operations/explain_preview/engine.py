@@ -1,0 +1,291 @@
+"""What the engine says it would do, in each form it says it: `preview --json`, its stream of events, a saved plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from operations.dns import CouldNotTell
+from operations.explain_preview.markdown import visible
+from operations.explain_preview.secrecy import Scrubber, in_clear, loads, marked, parsed, plaintexts, secret_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+Kind = Literal["same", "create", "update", "replace", "delete"]
+Source = Literal["preview", "plan"]
+# How the engine's steps of one resource add up to what happens to it (pkg/resource/deploy/step.go).
+_KINDS: Final[Mapping[str, Kind]] = {
+    "create": "create",
+    "import": "create",
+    "update": "update",
+    "delete": "delete",
+    "replace": "replace",
+    "create-replacement": "replace",
+    "delete-replaced": "replace",
+    "import-replacement": "replace",
+    "same": "same",
+}
+STACK: Final = "pulumi:pulumi:Stack"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one resource. `before` and `after` are its inputs, of the stack and components their outputs.
+
+    `before` is None also where the engine does not say it (a plan): then `before_known` is False. `changed` names
+    the properties that differ, as far as the engine tells.
+    """
+
+    kind: Kind
+    urn: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    changed: frozenset[str] = frozenset()
+    before_known: bool = True
+    secret_outputs: frozenset[str] | None = None
+    triggers: tuple[Any, Any] = (None, None)  # replacement triggers before and after
+
+    @property
+    def type(self) -> str:
+        """The type token, without the parents' ones."""
+        return self.urn.split("::")[2].rpartition("$")[2]
+
+    @property
+    def name(self) -> str:
+        """The logical name."""
+        return self.urn.split("::", 3)[3]
+
+    def was(self, key: str) -> Any:
+        """A property before."""
+        return (self.before or {}).get(key)
+
+    def will_be(self, key: str) -> Any:
+        """A property after."""
+        return (self.after or {}).get(key)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Everything a preview or plan says, its secrets marked; `changes` by URN, those of plans with what stays."""
+
+    source: Source
+    stack: str
+    changes: tuple[Change, ...]
+    config: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    unchanged: int = 0
+    clear: tuple[tuple[str, str], ...] = ()  # (place, key) of what is secret and not marked
+    shows_secrets: bool = False  # marked, but in clear in this file
+    scrub: Scrubber = field(default_factory=Scrubber, repr=False)
+
+    @property
+    def destroys(self) -> bool:
+        """Whether the stack goes as a whole."""
+        return any(change.type == STACK and change.kind == "delete" for change in self.changes)
+
+
+def read(text: str) -> Preview:
+    """A preview from the text of `pulumi preview --json` or of a saved plan; raises `CouldNotTell`."""
+    if not text.strip():
+        raise CouldNotTell("there is nothing to explain: expected the output of `pulumi preview --json`, found no text")
+    try:
+        document = loads(text)
+    except (ValueError, RecursionError):
+        document = _events(text)
+    if not isinstance(document, dict):
+        raise _not_a_preview()
+    if _is_event(document):
+        document = _digest([document])
+    if isinstance(document.get("resourcePlans"), dict):
+        return _of_plan(document)
+    if "changeSummary" in document or "steps" in document or "diagnostics" in document:
+        return _of_digest(document)
+    raise _not_a_preview()
+
+
+def _not_a_preview() -> CouldNotTell:
+    return CouldNotTell(
+        "this is not JSON of `pulumi preview --json`, nor a plan of `pulumi preview --save-plan`: "
+        "pipe one in, or name the file; 2>&1 and text before the JSON spoil it"
+    )
+
+
+def _of_digest(document: Mapping[str, Any]) -> Preview:
+    scrub = Scrubber()
+    diagnostics = document.get("diagnostics") or []
+    steps = document.get("steps") or []
+    summary = document.get("changeSummary") or {}
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for step in steps:
+        if step["op"] in _KINDS:
+            grouped.setdefault(step["urn"], []).append(step)
+    states = [(urn, _of_steps(urn, found)) for urn, found in grouped.items()]
+    config = _config(document)
+    preview = _checked("preview", dict(states), config, scrub, steps)
+    if errors := [item["message"] for item in diagnostics if item.get("severity") == "error"]:
+        said = [visible(line) for message in errors for line in _told(message)]
+        raise CouldNotTell(scrub("\n".join(["the preview itself failed:", *dict.fromkeys(said)])))
+    if "changeSummary" not in document and not steps:
+        raise CouldNotTell("the preview ended before it said what would change; run it by itself to see why")
+    warnings = [scrub(_first_line(item["message"])) for item in diagnostics if item.get("severity") == "warning"]
+    return Preview(
+        **{**preview, "warnings": tuple(dict.fromkeys(warnings)), "unchanged": int(summary.get("same", 0))},
+    )
+
+
+def _told(message: str) -> list[str]:
+    """What a diagnostic says, the details of findings left to the run itself."""
+    lines = message.strip().splitlines()
+    return [line for line in lines if line.startswith("error: ")] or lines[:1]
+
+
+def _first_line(message: str) -> str:
+    lines = message.strip().splitlines() or [""]
+    return lines[0].removeprefix("warning: ").removeprefix("error: ")
+
+
+def _of_steps(urn: str, steps: Iterable[Mapping[str, Any]]) -> Change:
+    found = list(steps)
+    kinds = {_KINDS[step["op"]] for step in found}
+    kind: Kind = "replace" if "replace" in kinds else _KINDS[found[-1]["op"]]
+    old = next((step["oldState"] for step in found if step.get("oldState")), None) if kind != "create" else None
+    new = next((step["newState"] for step in found if step.get("newState")), None) if kind != "delete" else None
+    diffs = [key for step in found for key in [*(step.get("detailedDiff") or {}), *(step.get("diffReasons") or [])]]
+    return Change(
+        kind,
+        urn,
+        _values(old),
+        _values(new),
+        changed=frozenset(key.partition(".")[0].partition("[")[0] for key in diffs),
+        secret_outputs=None if new is None or new.get("event") else frozenset(new.get("additionalSecretOutputs") or ()),
+        triggers=((old or {}).get("replacementTrigger"), (new or {}).get("replacementTrigger")),
+    )
+
+
+def _values(state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if state is None:
+        return None
+    values: Mapping[str, Any] = marked((state.get("inputs") if state.get("custom") else state.get("outputs")) or {})
+    return values
+
+
+def _of_plan(document: Mapping[str, Any]) -> Preview:
+    changes = {}
+    for urn, plan in document["resourcePlans"].items():
+        kinds = {_KINDS[op] for op in plan.get("steps") or [] if op in _KINDS}
+        if not kinds or "::pulumi:providers:" in urn:
+            continue
+        goal = plan.get("goal") or {}
+        diff = (goal.get("inputDiff") if goal.get("custom") else goal.get("outputDiff")) or {}
+        new = {**(diff.get("adds") or {}), **(diff.get("updates") or {})}
+        kind = next(kind for kind in ("replace", "delete", "create", "update", "same") if kind in kinds)
+        changes[urn] = Change(
+            kind,
+            urn,
+            None,
+            None if kind == "delete" else marked({**(plan.get("state") or {}), **new}),
+            changed=frozenset([*new, *(diff.get("deletes") or ())]),
+            before_known=kind == "create",
+            secret_outputs=frozenset(goal.get("additionalSecretOutputs") or ()) if goal else None,
+        )
+    found = _checked("plan", changes, _config(document), Scrubber(), document["resourcePlans"])
+    return Preview(**{**found, "unchanged": sum(change.kind == "same" for change in changes.values())})
+
+
+def _config(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: parsed(marked(value)) for key, value in (document.get("config") or {}).items()}
+
+
+def _checked(
+    source: Source, changes: Mapping[str, Change], config: Mapping[str, Any], scrub: Scrubber, raw: Any
+) -> dict[str, Any]:
+    """The fields of a Preview, with every secret in it known to the scrubber."""
+    clear: set[tuple[str, str]] = set()
+    for place, text in in_clear(dict(config)):
+        clear.add(("configuration", place))
+        scrub.add(text)
+    for change in changes.values():
+        # what the program wants is a risk; what stood there before must not be seen either
+        for key, text in _open(change.after):
+            clear.add((change.name, key))
+            scrub.add(text)
+        scrub.add(*(text for _, text in _open(change.before)))
+    shown = list(plaintexts(marked(raw)))
+    scrub.add(*shown)
+    urn = next(iter(changes), "urn:pulumi:?::?")
+    ordered = sorted(
+        (replace(change, before=_without(scrub, change.before), after=_without(scrub, change.after))
+         for change in changes.values()),
+        key=lambda change: (change.name, change.urn),
+    )  # fmt: skip
+    return {
+        "source": source,
+        "stack": urn.split("::")[0].removeprefix("urn:pulumi:"),
+        "changes": tuple(ordered),
+        "config": config,
+        "clear": tuple(sorted(clear)),
+        "shows_secrets": bool(shown),
+        "scrub": scrub,
+    }
+
+
+def _open(values: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Each secret of a resource that nobody marked."""
+    yield from in_clear(dict(values or {}))
+    yield from ((f"stdin: {place}", text) for place, text in secret_files(parsed((values or {}).get("stdin"))))
+
+
+def _without(scrub: Scrubber, values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The values without secrets; a payload of secret files is left for its sizes, and never shown."""
+    if values is None or any(secret_files(parsed(values.get("stdin")))):
+        return values
+    found: Mapping[str, Any] = scrub.values(dict(values))
+    return found
+
+
+# --- PULUMI_ENABLE_STREAMING_JSON_PREVIEW: one event a line ---------------------------------------------------
+
+
+def _is_event(document: Mapping[str, Any]) -> bool:
+    return "sequence" in document and "timestamp" in document
+
+
+def _events(text: str) -> dict[str, Any] | None:
+    try:
+        events = [loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError):
+        return None
+    return _digest(events) if all(isinstance(event, dict) and _is_event(event) for event in events) else None
+
+
+def _digest(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same as one document, as `preview --json` prints it without that variable."""
+    document: dict[str, Any] = {"steps": [], "diagnostics": []}
+    for event in events:
+        if "preludeEvent" in event:
+            document["config"] = event["preludeEvent"].get("config")
+        elif "summaryEvent" in event:
+            document["changeSummary"] = event["summaryEvent"].get("resourceChanges") or {}
+        elif "diagnosticEvent" in event:
+            document["diagnostics"].append(event["diagnosticEvent"])
+        elif "resourcePreEvent" in event or "resOutputsEvent" in event:
+            step = (event.get("resourcePreEvent") or event["resOutputsEvent"])["metadata"]
+            if "resOutputsEvent" in event and step["type"] != STACK:  # the stack's outputs come last, and here alone
+                continue
+            document["steps"].append(
+                {
+                    "op": step["op"],
+                    "urn": step["urn"],
+                    "oldState": _event_state(step.get("old")),
+                    "newState": _event_state(step.get("new")),
+                    "diffReasons": step.get("diffs") or [],
+                    "detailedDiff": step.get("detailedDiff"),
+                }
+            )
+    return document
+
+
+def _event_state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """One that does not say which outputs are secret."""
+    return {**state, "event": True} if state else None

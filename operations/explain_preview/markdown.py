@@ -1,0 +1,79 @@
+"""Markdown that no value can break out of, and that fits into a comment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LIMIT: Final = 64_900  # characters; a comment at GitHub holds 65,536, and a line of the caller's own may come first
+LINE: Final = 400  # characters of one value
+_PLAIN: Final = re.compile(r"(?!.*\bwww\.)[A-Za-z0-9 ,.;:'()-]*")
+# What a terminal or a browser acts on instead of showing it: C0, C1, line ends, direction marks, invisibles.
+_ACTS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def visible(text: str) -> str:
+    """`text` on one line: what would act instead of being shown is written as its number."""
+    return _ACTS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def code(value: object, limit: int = LINE) -> str:
+    """A code span that shows exactly the value (CommonMark 6.1: nothing is special in it but its own backticks)."""
+    text = visible(str(value))
+    if not text:
+        return "(empty)"
+    if len(text) > limit:
+        text = f"{text[: limit - 20]}... ({len(text)} characters)"
+    ticks = "`" * (_longest_run(text) + 1)
+    pad = " " if text.strip(" ") and (text[0] in "` " or text[-1] in "` ") else ""
+    return f"{ticks}{pad}{text}{pad}{ticks}"
+
+
+def words(text: str) -> str:
+    """A sentence somebody else wrote: as it is while it has nothing Markdown acts on, else as a code span."""
+    return text if text.strip() == text and _PLAIN.fullmatch(text) else code(text)
+
+
+def fence(lines: Sequence[str], language: str = "diff") -> str:
+    """A fenced block, its fence longer than any in it (CommonMark 4.5)."""
+    shown = [visible(line.replace("\t", "    "))[:LINE] for line in lines]
+    ticks = "`" * max(3, _longest_run("\n".join(shown)) + 1)
+    return "\n".join([f"{ticks}{language}", *shown, ticks])
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, what its blocks are called when some are left out (plural), and the blocks, each complete in itself."""
+
+    title: str
+    noun: str
+    blocks: Sequence[str]
+
+
+def render(head: str, sections: Sequence[Section], limit: int = LIMIT) -> str:
+    """All sections in their order; blocks that do not fit are left out, and the last sentence says which."""
+    room = limit - len(head) - 600  # the last sentence
+    parts, missing = [head], []
+    for section in sections:
+        kept: list[str] = []
+        left = room - len(section.title) - 8
+        for block in section.blocks:
+            if len(block) + 2 <= left:
+                kept.append(block)
+                left -= len(block) + 2
+        if kept:
+            parts.append("\n".join([f"### {section.title}\n", *kept]).rstrip())
+            room = left
+        if dropped := len(section.blocks) - len(kept):
+            missing.append(f"{dropped} of {len(section.blocks)} {section.noun}")
+    if missing:
+        parts.append(f"**Left out for length:** {', '.join(missing)}. `pulumi preview --diff` shows everything.")
+    return "\n\n".join(parts) + "\n"

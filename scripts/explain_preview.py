@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Explain what `pulumi preview --json` or a saved plan would change, as Markdown for a reviewer, with its risks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
+
+from operations import report
+from operations.dns import CouldNotTell
+from operations.explain_preview import ANY, RISKS, explain, listed, text_of
+
+CODES = "exit status: 0 no risks, 1 risks, 2 a risk named by --fail-on, 3 could not tell (no preview, or a failed one)"
+
+
+def arguments() -> argparse.Namespace:
+    """What the person wants."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"{CODES}\n\nrisks:\n{listed()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="a preview or plan; default: stdin")
+    parser.add_argument(
+        "--fail-on", action="append", default=[], choices=[*RISKS, ANY], metavar="RISK",
+        help="end with 2 when the preview has this risk, or any; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Read, explain, judge."""
+    chosen = arguments()
+    try:
+        found = explain(text_of(chosen.file))
+    except CouldNotTell as trouble:
+        print(trouble, file=sys.stderr)
+        if chosen.json:
+            print(json.dumps(report.trouble_as_json(trouble), indent=2))
+        return report.trouble_code(trouble)
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown, end="")
+    return found.exit_code(chosen.fail_on)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,602 @@
+"""A preview is explained the same way each time, with its risks, without a secret, in Markdown nobody breaks out of.
+
+The previews in explain_preview/ were made by this project's program and shortened; the .md beside each is what a
+reviewer reads. After a wanted change of the text: UPDATE_GOLDEN=1 pytest tests/unit/operations/test_explain_preview.py
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from operations.dns import CouldNotTell
+from operations.explain_preview import ANY, RISKS, explain
+from operations.explain_preview.markdown import LIMIT, Section, code, fence, render, words
+from scripts import explain_preview as script
+
+SAMPLES = Path(__file__).with_name("explain_preview")
+MAGIC, SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
+CANARY = "canary-0123456789abcdef"
+PEM = f"-----BEGIN PRIVATE KEY-----\n{base64.b64encode(CANARY.encode() * 6).decode()}\n-----END PRIVATE KEY-----"
+DNS = "cloudflare:index/dnsRecord:DnsRecord"
+COMMAND = "command:remote:Command"
+DYNAMIC = "pulumi-python:dynamic/mailroom:"
+HOST = "smtp.example.com"
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"
+
+
+# --- building previews ----------------------------------------------------------------------------------------
+
+
+def step(op: str, kind: str, name: str, old: Any = None, new: Any = None, **state: Any) -> dict[str, Any]:
+    urn = f"urn:pulumi:prod::mailroom::mailroom:index:MailServer${kind}::{name}"
+    marks = {"DkimKey": ["private"], "Users": ["passwords", "files", "hashes", "changed"]}
+    common = {"urn": urn, "custom": True, "type": kind, **state}
+    common.setdefault("additionalSecretOutputs", marks.get(kind.rpartition(":")[2], []))
+    found: dict[str, Any] = {"op": op, "urn": urn}
+    if old is not None:
+        found["oldState"] = {**common, "inputs": old}
+    if new is not None:
+        found["newState"] = {**common, "inputs": new}
+    both = old is not None and new is not None
+    found["diffReasons"] = sorted(key for key in {**old, **new} if old.get(key) != new.get(key)) if both else []
+    return found
+
+
+def preview(*steps: dict[str, Any], config: Any = None, **more: Any) -> str:
+    return json.dumps({"config": config or {}, "steps": list(steps), "changeSummary": {"same": 3}, **more})
+
+
+def dns(op: str, key: str, old: str | None, new: str | None, kind: str = "TXT", **more: Any) -> dict[str, Any]:
+    name = key.partition("/")[0]
+
+    def values(content: str | None) -> dict[str, Any] | None:
+        return None if content is None else {"name": name, "type": kind, "content": content, "ttl": 300, **more}
+
+    return step(op, DNS, key, values(old), values(new))
+
+
+def command(role: str, old: Any, new: Any, *, op: str = "update", host: str = HOST) -> dict[str, Any]:
+    def values(payload: Any) -> dict[str, Any] | None:
+        text = json.dumps(payload, indent=1) if isinstance(payload, dict) and MAGIC not in payload else payload
+        return None if payload is None else {"create": f"/usr/local/lib/mailroom/0/{role}.py", "stdin": text}
+
+    return step(op, COMMAND, f"{host}/{role}", values(old), values(new))
+
+
+def plain(old: Any, new: Any, *, op: str = "update", host: str = HOST, **files: tuple[str, str]) -> dict[str, Any]:
+    def payload(policy: Any, side: int) -> dict[str, Any] | None:
+        if policy is None:
+            return None
+        texts = {path.replace("__", "/"): pair[side] for path, pair in files.items()}
+        texts["policy.json"] = json.dumps(policy)
+        return {
+            "kind": "plain",
+            "files": {path: {"mode": "0640", "lines": text.splitlines()} for path, text in texts.items()},
+        }
+
+    return command("plain", payload(old, 0), payload(new, 1), op=op, host=host)
+
+
+def signs(*selectors: str, **more: Any) -> dict[str, Any]:
+    return {"domains": {"example.com": {"selectors": list(selectors)}}, "users": {}, "gate": True, **more}
+
+
+def access(old: Any, new: Any, op: str = "update") -> dict[str, Any]:
+    sides = (None if side is None else {"payload": json.dumps({"ssh_port": 22, **side})} for side in (old, new))
+    return step(op, f"{DYNAMIC}Access", f"{HOST}/access", *sides)
+
+
+def ids(text: str) -> list[str]:
+    return [risk.id for risk in explain(text).risks]
+
+
+def sentences(text: str) -> str:
+    return "\n".join(risk.sentence for risk in explain(text).risks)
+
+
+# --- whole previews -------------------------------------------------------------------------------------------
+
+EXPECTED = {
+    "first.json": [],
+    "edit.json": [],
+    "unchanged.json": [],
+    "host-key.json": ["host-key-changed", "host-replaced"],
+    "move.json": ["host-removed", "address-changed"],
+    "risky.json": [
+        *("mail-stops", "dkim-removed", "dmarc-weakened", "spf-weakened"),
+        *("gate-off", "firewall-opened", "user-removed", "alias-removed"),
+    ],
+    "plan.json": ["mail-stops", "dkim-removed", "dmarc-weakened", "spf-weakened", "gate-off", "firewall-opened"],
+    "destroy.json": [
+        *("stack-destroyed", "mail-stops", "last-mx-deleted", "host-removed", "address-changed"),
+        *("dkim-removed", "dmarc-weakened", "spf-weakened"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_recorded_preview_reads_as_its_golden_file_and_has_its_risks(name: str) -> None:
+    found = explain((SAMPLES / name).read_text())
+    golden = (SAMPLES / name).with_suffix(".md")
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(found.markdown)
+    assert found.markdown == golden.read_text()
+    assert list(dict.fromkeys(risk.id for risk in found.risks)) == EXPECTED[name]
+
+
+def test_the_order_in_which_the_engine_says_its_steps_does_not_matter() -> None:
+    document = json.loads((SAMPLES / "risky.json").read_text())
+    random.Random(7).shuffle(document["steps"])
+    assert explain(json.dumps(document)).markdown == (SAMPLES / "risky.md").read_text()
+
+
+def test_the_engines_stream_of_events_is_explained_like_its_one_document() -> None:
+    document = json.loads((SAMPLES / "edit.json").read_text())
+    events: list[dict[str, Any]] = [{"preludeEvent": {"config": document["config"]}}]
+    events += [
+        {"resourcePreEvent": {"metadata": {
+            "op": one["op"], "urn": one["urn"], "type": one["urn"].split("::")[2].split("$")[-1],
+            "old": one.get("oldState"), "new": one.get("newState"), "diffs": one.get("diffReasons"),
+        }}}
+        for one in document["steps"]
+    ]  # fmt: skip
+    events.append({"summaryEvent": {"resourceChanges": document["changeSummary"]}})
+    stream = "\n".join(json.dumps({"sequence": at, "timestamp": 1, **event}) for at, event in enumerate(events))
+    assert explain(stream).markdown == (SAMPLES / "edit.md").read_text()
+
+
+def test_a_secret_output_in_the_stream_of_events_is_seen_by_its_looks_alone() -> None:
+    outputs = {"passwords": {"i@example.com": CANARY}}
+    state = {"urn": "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::mailroom-prod", "custom": False}
+    metadata = {"op": "update", "urn": state["urn"], "type": "pulumi:pulumi:Stack", "old": state,
+                "new": {**state, "outputs": outputs}}  # fmt: skip
+    events = [{"resOutputsEvent": {"metadata": metadata}}, {"summaryEvent": {"resourceChanges": {"update": 1}}}]
+    found = explain("\n".join(json.dumps({"sequence": at, "timestamp": 1, **one}) for at, one in enumerate(events)))
+    assert [risk.id for risk in found.risks] == ["secret-in-clear"]
+    assert CANARY not in found.markdown
+
+
+# --- risks ----------------------------------------------------------------------------------------------------
+
+MX = {"mailroom:domains": [{"name": "example.com"}], "mailroom:hosts": [{"name": HOST}, {"name": "mx2.example.com"}]}
+GONE_A = dns("delete", f"{HOST}/a", "192.0.2.10", None, "A")
+GONE_MX = dns("delete", f"example.com/mx/{HOST}", HOST, None, "MX", priority=10)
+RISKY = {
+    "secret-in-clear": preview(step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": CANARY})),
+    "stack-destroyed": json.dumps({"changeSummary": {}, "steps": [{
+        "op": "delete", "urn": "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::mailroom-prod"}]}),
+    "mail-stops": preview(GONE_MX),
+    "last-mx-deleted": preview(GONE_MX, GONE_A),
+    "host-removed": preview(step("delete", "mailroom:index:Host", HOST, {})),
+    "host-key-changed": preview(step("update", f"{DYNAMIC}HostGate", f"{HOST}/gate",
+                                     {"settings": '{"host_key": "ssh-ed25519 AAAA"}'},
+                                     {"settings": json.dumps({"host_key": OTHER_KEY})})),
+    "host-replaced": preview(command("activate", {"a": 1}, {"a": 1}, op="replace")),
+    "spf-taken-over": preview(step("create", f"{DYNAMIC}SpfTakeover", "example.com/spf-takeover", None, {})),
+    "address-changed": preview(dns("update", f"{HOST}/a", "192.0.2.10", "192.0.2.11", "A")),
+    "dkim-removed": preview(dns("delete", "example.com/dkim/m1", '"v=DKIM1; p=AA"', None),
+                            plain(signs("m1"), signs("m2"))),
+    "dkim-replaced": preview(step("replace", f"{DYNAMIC}DkimKey", "example.com/dkim-key/m1", {}, {})),
+    "unsigned": preview(plain(signs("m1"), signs())),
+    "dmarc-weakened": preview(dns("update", "example.com/dmarc", '"v=DMARC1; p=reject"', '"v=DMARC1; p=none"')),
+    "spf-weakened": preview(dns("update", "example.com/spf", '"v=spf1 mx -all"', '"v=spf1 mx ~all"')),
+    "proxied": preview(step("update", DNS, f"{HOST}/a", {"content": "192.0.2.10", "type": "A", "proxied": False},
+                            {"content": "192.0.2.10", "type": "A", "proxied": True})),
+    "gate-off": preview(plain(signs("m1"), signs("m1", gate=False))),
+    "rspamd-off": preview(plain(signs("m1", rspamd=True), signs("m1", rspamd=False))),
+    "firewall-opened": preview(access({"allow_udp": []}, {"allow_udp": [51820]})),
+    "ssh-moved": preview(access({}, {"ssh_port": 2222})),
+    "user-removed": preview(plain(signs("m1", users={"i@example.com": {}}), signs("m1"))),
+    "alias-removed": preview(plain(signs("m1"), signs("m1"), **{
+        "domains__example.com__aliases": ("i: a@example.net\nb: c@example.net", "i: a@example.net")})),
+}  # fmt: skip
+HARMLESS = {
+    "an MX goes while another stays": preview(GONE_MX, GONE_A, config=MX).replace(f'"{HOST}/a"', '"x"'),
+    "an MX gets another priority": preview(dns("update", f"example.com/mx/{HOST}", HOST, HOST, "MX", priority=10)),
+    "DMARC gets stricter": preview(dns("update", "d.example/dmarc", '"v=DMARC1; p=none"', '"v=DMARC1; p=reject"')),
+    "DMARC says what it meant before": preview(
+        dns("update", "d.example/dmarc", '"v=DMARC1; p=reject"', '"v=DMARC1; p=reject; sp=reject"')
+    ),
+    "SPF gets stricter": preview(dns("update", "d.example/spf", '"v=spf1 ?all"', '"v=spf1 -all"')),
+    "a retiring selector goes": preview(
+        dns("delete", "example.com/dkim/m1", '"v=DKIM1; p=AA"', None), plain(signs("m2"), signs("m2", warmUp=1))
+    ),
+    "a selector goes that no policy tells of any more": preview(
+        dns("delete", "example.com/dkim/m0", '"v=DKIM1; p=AA"', None)
+    ),
+    "a revoked key goes": preview(
+        dns("delete", "example.com/dkim/m1", '"v=DKIM1; k=rsa; p="', None), plain(signs("m1"), signs("m2"))
+    ),
+    "ports are closed": preview(access({"allow_tcp": [443]}, {"allow_tcp": []})),
+    "an alias goes into the catch-all": preview(
+        plain(signs("m1"), signs("m1"), **{"domains__example.com__aliases": ("a: b@example.net", "*: b@example.net")})
+    ),
+    "the gate goes on": preview(plain(signs("m1", gate=False), signs("m1", gate=True))),
+    "a marked secret": preview(
+        step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": "[secret]"}),
+        config={"cloudflare:apiToken": "[secret]", "mailroom:passwords": '{"i@example.com": "[secret]"}'},
+    ),
+}
+
+
+def test_there_is_a_preview_here_for_every_risk() -> None:
+    assert set(RISKY) == set(RISKS)
+
+
+@pytest.mark.parametrize("name", RISKY)
+def test_each_risk_is_seen(name: str) -> None:
+    assert name in ids(RISKY[name])
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_does_no_harm_is_no_risk(name: str) -> None:
+    assert [name for name in ids(HARMLESS[name]) if name != "address-changed"] == []
+
+
+def test_risks_are_said_in_the_reviewers_words() -> None:
+    assert "mail for `example.com` stops arriving here" in sentences(RISKY["mail-stops"])
+    assert sentences(RISKY["dmarc-weakened"]) == "DMARC weakened from reject to none at `example.com`"
+    assert "selector `m1` of `example.com` is removed while active" in sentences(RISKY["dkim-removed"])
+    assert "the last MX host of `example.com` is deleted" in sentences(RISKY["last-mx-deleted"])
+    assert "a secret would be stored in clear" in sentences(RISKY["secret-in-clear"])
+
+
+def test_mail_that_goes_on_arriving_at_another_host_is_no_risk_and_without_it_is() -> None:
+    one_left = {**MX, "mailroom:hosts": json.dumps([{"name": "mx2.example.com"}])}
+    assert "mail-stops" not in ids(preview(GONE_MX, config=one_left))
+    assert "mail-stops" in ids(preview(GONE_MX, config={**MX, "mailroom:hosts": [{"name": HOST}]}))
+    elsewhere = {**MX, "mailroom:domains": [{"name": "example.com", "mail": "external"}]}
+    assert "mail-stops" in ids(preview(GONE_MX, config=elsewhere))
+
+
+def test_an_mx_host_that_stays_is_not_the_deleted_one() -> None:
+    second = dns("delete", "example.com/mx/mx2.example.com", "mx2.example.com", None, "MX", priority=20)
+    assert set(ids(preview(GONE_MX, second, GONE_A))) == {"mail-stops", "address-changed"}
+
+
+def test_a_host_that_goes_takes_its_users_and_switches_with_it_as_one_risk() -> None:
+    policy = signs("m1", rspamd=True, users={"i@example.com": {}})
+    gone = step("delete", "mailroom:index:Host", HOST, {})
+    assert ids(preview(gone, plain(policy, None, op="delete"))) == ["host-removed"]
+
+
+def test_a_plan_cannot_tell_whether_a_selector_is_active_and_says_so() -> None:
+    urn = f"urn:pulumi:prod::mailroom::{DNS}::example.com/dkim/m1"
+    text = json.dumps({"resourcePlans": {urn: {"steps": ["delete"]}}})
+    assert "whether it is still active is not in this plan" in sentences(text)
+
+
+def test_a_null_mx_in_place_of_ours_stops_mail() -> None:
+    both = [GONE_MX, dns("create", "example.com/mx", None, ".", "MX", priority=0)]
+    assert ids(preview(*both)) == ["mail-stops"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("v=DMARC1; p=quarantine", "v=DMARC1; p=none", "from quarantine to none at"),
+        ("v=DMARC1; p=reject", "v=DMARC1; p=reject; sp=none", "from reject to none for subdomains at"),
+        ("v=DMARC1; p=reject", "v=DMARC1; p=reject; np=none", "from reject to none for names that do not exist at"),
+        ("v=DMARC1; p=none; sp=reject", "v=DMARC1; p=none", "from reject to none for subdomains at"),
+        ("v=DMARC1; p=reject", "v=DMARC1; p=reject; t=y", "only tests"),
+        ("v=DMARC1; p=reject", None, "from reject to nothing at"),
+    ],
+)
+def test_every_way_to_ask_for_less_by_dmarc_is_seen(old: str, new: str | None, said: str) -> None:
+    text = preview(dns("update" if new else "delete", "example.com/dmarc", f'"{old}"', new and f'"{new}"'))
+    assert said in sentences(text)
+
+
+def test_an_spf_record_that_lets_strangers_in_by_a_network_is_seen() -> None:
+    text = preview(dns("update", "d.example/spf", '"v=spf1 -all"', '"v=spf1 ip4:0.0.0.0/1 -all"'))
+    assert "lets strangers send: `ip4:0.0.0.0/1`" in sentences(text)
+
+
+def test_a_new_host_with_the_gate_off_or_a_port_open_is_a_risk_from_the_beginning() -> None:
+    text = preview(plain(None, signs("m1", gate=False), op="create"), access(None, {"allow_tcp": [8080]}, "create"))
+    assert ids(text) == ["gate-off", "firewall-opened"]
+
+
+# --- restarts and files ---------------------------------------------------------------------------------------
+
+
+def restarts(*steps: dict[str, Any]) -> str:
+    return explain(preview(*steps, command("activate", {"a": 1}, {"a": 2}))).markdown
+
+
+def test_users_aliases_and_limits_need_no_restart_and_keys_and_configuration_do() -> None:
+    lists = plain(signs("m1"), signs("m1", warmUp=1), **{"domains__example.com__aliases": ("a: b", "a: c")})
+    assert "keeps running" in restarts(lists)
+    assert "restarts once (other DKIM keys sign)" in restarts(plain(signs("m1"), signs("m2")))
+    assert "restarts once (`chasquid.conf` changed)" in restarts(
+        plain(signs(), signs(), **{"chasquid.conf": ("a", "b")})
+    )
+    assert "another program," in restarts(command("install", {"version": "1"}, {"version": "2"}))
+
+
+def test_the_same_file_on_two_hosts_is_shown_once() -> None:
+    pair = {"chasquid.conf": ("max: 1", "max: 2")}
+    shown = explain(preview(plain(signs(), signs(), **pair), plain(signs(), signs(), host="b.example.com", **pair)))
+    assert shown.markdown.count("+max: 2") == 1
+    assert "`chasquid.conf` on `b.example.com`, `smtp.example.com`: changed" in shown.markdown
+
+
+def test_a_record_whose_value_is_not_known_yet_says_what_it_will_be() -> None:
+    unknown = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+    shown = explain(preview(dns("create", "example.com/dkim/m2", None, unknown))).markdown
+    assert "`<new RSA-2048 key>`" in shown
+    assert unknown not in shown
+
+
+# --- secrets --------------------------------------------------------------------------------------------------
+
+
+def in_magic(value: Any, how: str = "plaintext") -> dict[str, str]:
+    return {MAGIC: SECRET, how: json.dumps(value)}
+
+
+def secret_payload(text: str) -> dict[str, Any]:
+    path = "domains/example.com/users"
+    return {"kind": "secret", "files": {path: {"mode": "0640", "lines": text.splitlines()}}}
+
+
+def test_secret_files_in_clear_are_told_as_byte_counts_only() -> None:
+    found = explain(preview(command("secret", secret_payload("old" + CANARY), secret_payload(CANARY))))
+    assert "`domains/example.com/users`: changed, 24 bytes" in found.markdown
+    assert CANARY not in json.dumps(found.as_json())
+    assert [risk.id for risk in found.risks] == ["secret-in-clear"]
+
+
+def test_secret_files_marked_and_shown_are_byte_counts_too_and_the_file_itself_a_risk() -> None:
+    sides = (in_magic(json.dumps(secret_payload(text))) for text in ("old", CANARY))
+    found = explain(preview(command("secret", *sides)))
+    assert "`domains/example.com/users`: changed, 24 bytes" in found.markdown
+    assert CANARY not in json.dumps(found.as_json())
+    assert "`--show-secrets`" in found.risks[0].sentence
+
+
+def test_an_encrypted_value_tells_its_size_unless_it_is_not_known_yet() -> None:
+    def sealed(octets: int) -> dict[str, str]:
+        return {MAGIC: SECRET, "ciphertext": f"v1:AAAA:{base64.b64encode(bytes(octets + 16)).decode()}"}
+
+    assert "changed, 5,000 bytes" in explain(preview(command("secret", sealed(1), sealed(5000)))).markdown
+    assert "size not in this preview" in explain(preview(command("secret", sealed(1), sealed(38)))).markdown
+
+
+LEAKS = {
+    "a marked token as a record's value": preview(dns("create", "example.com/x", None, None),
+                                                  step("create", DNS, "a/b", None, {"type": "TXT", "name": "a",
+                                                                                    "content": in_magic(CANARY)})),
+    "a marked token shown, again in a record": preview(
+        step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": in_magic(CANARY)}),
+        dns("create", "example.com/x", None, CANARY)),
+    "a secret file of any name, again in a record": preview(
+        command("other", None, {"kind": "secret", "files": {"x": {"lines": [CANARY]}}}, op="create"),
+        dns("create", "example.com/x", None, CANARY)),
+    "a token in clear, again in a record": preview(
+        step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": CANARY}),
+        dns("update", "example.com/x", f'"{CANARY}"', f'"new {CANARY}"')),
+    "a token where a long value is cut": preview(
+        step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": CANARY}),
+        dns("create", "example.com/x", None, "x" * 125 + CANARY + "y" * 90)),
+    "a private key in a plain file": preview(plain(signs(), signs(), **{"chasquid.conf": ("", PEM)})),
+    "a hash in a plain file": preview(plain(signs(), signs(), **{"chasquid.conf": ("", f"$scrypt$ln=14$ {CANARY}"
+                                                                                   .replace(" ", CANARY))})),
+    "users among the plain files": preview(plain(signs(), signs(), domains__d__users=("", CANARY))),
+    "passwords of logins": preview(command("logins", {"users": {}}, {"users": {"i@example.com": CANARY}})),
+    "a warning with a token": preview(
+        step("update", f"{DYNAMIC}ZoneGate", "0/gate", {"token": CANARY}, {"token": "[secret]"}),
+        diagnostics=[{"severity": "warning", "message": f"token {CANARY}"}]),
+    "an old value in clear": preview(step("update", f"{DYNAMIC}Users", "users", {"passwords": {"a@b": CANARY}},
+                                          {"passwords": "[secret]"}), dns("create", "x/y", None, f'"{CANARY}"')),
+    "the configuration": preview(dns("create", "x/y", None, f'"{CANARY}"'),
+                                 config={"mailroom:passwords": json.dumps({"i@example.com": CANARY})}),
+    "an imported DKIM key": preview(step("create", f"{DYNAMIC}DkimKey", "d/dkim-key/m1", None, {"imported": PEM})),
+    "another script's payload": preview(command("backup", {"repository": "x"}, {"repository": CANARY})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_no_secret_is_ever_shown(name: str) -> None:
+    found = explain(LEAKS[name])
+    shown = found.markdown + json.dumps(found.as_json([ANY]))
+    for part in (CANARY, CANARY[:12], base64.b64encode(CANARY.encode() * 6).decode()[:20]):
+        assert part not in shown
+
+
+@pytest.mark.parametrize(
+    "name", ["users among the plain files", "passwords of logins", "the configuration", "an imported DKIM key"]
+)
+def test_a_secret_that_nobody_marked_is_a_risk(name: str) -> None:
+    assert "secret-in-clear" in ids(LEAKS[name])
+
+
+def test_a_key_pair_whose_private_half_is_no_secret_output_is_a_risk() -> None:
+    text = preview(step("create", f"{DYNAMIC}DkimKey", "d/dkim-key/m1", None, {}, additionalSecretOutputs=[]))
+    assert "the output `private` of `d/dkim-key/m1` is not marked secret" in sentences(text)
+
+
+def test_a_failed_previews_error_is_told_without_the_secrets_that_are_known() -> None:
+    errors = [{"severity": "error", "message": f"error: the API refused {CANARY}\n  why: x"}]
+    with pytest.raises(CouldNotTell, match=r"the API refused \[secret\]$"):
+        explain(preview(step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": CANARY}), diagnostics=errors))
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------
+
+MARKDOWN = MarkdownIt("gfm-like", {"linkify": False, "html": True})
+EVIL = "a`b``c | d <img src=x onerror=1> [x](http://e) ![y](z) *b* _i_ # h\n\n# heading\n```\n</details> @all \u202e|"
+
+
+def inline(text: str) -> list[Any]:
+    return [child for token in MARKDOWN.parse(text) for child in token.children or []]
+
+
+@given(st.text())
+def test_a_code_span_shows_its_value_and_nothing_else(value: str) -> None:
+    [only, *others] = (
+        inline(f"x{code(value)}")[1:] if code(value) != "(empty)" else [SimpleNamespace(type="code_inline")]
+    )
+    assert (only.type, others) == ("code_inline", [])
+
+
+@given(st.text(alphabet="ab `|<\\*", min_size=1, max_size=30))
+def test_a_code_span_keeps_every_character(value: str) -> None:
+    assert inline(f"x{code(value)}")[1].content == value
+
+
+@given(st.lists(st.text(alphabet="`~ \n<ab\t"), min_size=1, max_size=6))
+def test_a_fenced_block_is_left_only_at_its_end(lines: list[str]) -> None:
+    tokens = MARKDOWN.parse(f"{fence(lines)}\n\nafter")
+    assert [token.type for token in tokens] == ["fence", "paragraph_open", "inline", "paragraph_close"]
+
+
+@given(st.text(alphabet="ab .:/w@#*_[]()<>`|&;!-1"))
+def test_words_of_others_are_text_or_code(value: str) -> None:
+    found = {token.type for token in inline(f"x {words(value)}")}
+    assert found <= {"text", "code_inline"}
+
+
+def test_values_cannot_break_out_of_the_explanation() -> None:
+    evil_alias = EVIL.replace("\n", " ").replace(":", "")
+    text = preview(
+        step("update", DNS, f"{EVIL}/dmarc", {"name": EVIL, "type": EVIL, "content": EVIL, "comment": EVIL},
+             {"name": EVIL, "type": EVIL, "content": EVIL * 2, "comment": EVIL + "2", "ttl": EVIL}),
+        plain(signs("m1", users={EVIL: {}}), signs("m1"), **{f"x{EVIL}": (EVIL, EVIL * 2),
+              "domains__example.com__aliases": (f"{evil_alias}: {evil_alias}", "")}),
+        step("create", f"{DYNAMIC}{EVIL.replace(':', '')}", EVIL, None, {EVIL: EVIL}),
+        step("update", f"{DYNAMIC}HostGate", f"{EVIL}/gate", {"settings": json.dumps({"host_key": EVIL})},
+             {"settings": json.dumps({"host_key": EVIL * 2})}),
+        command("activate", {"a": 1}, {"a": 2}),
+        command("install", {"version": "1"}, {"version": EVIL}),
+        command("scripts", {"files": {EVIL: "a"}}, {"files": {EVIL: "b"}}),
+        diagnostics=[{"severity": "warning", "message": EVIL}],
+        config={EVIL: {"token": CANARY}},
+    )  # fmt: skip
+    shown = explain(text).markdown
+    tokens = MARKDOWN.parse(shown)
+    kinds = {token.type for token in [*tokens, *inline(shown)]}
+    assert not kinds & {"html_inline", "html_block", "link_open", "image", "table_open", "em_open", "code_block"}
+    headings = [tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings[1:] == ["Risks", "DNS records", "Users and aliases", "Restarts", "Files on the hosts",
+                            "Further changes", "Warnings of the program"]  # fmt: skip
+    assert "\u202e" not in shown
+
+
+def test_a_long_explanation_is_cut_between_its_parts_and_says_what_is_missing() -> None:
+    records = [dns("create", f"d{at}.example/spf", None, f'"v=spf1 {"a" * 90} -all"') for at in range(2000)]
+    found = explain(preview(*records, GONE_MX))
+    assert len(found.markdown) < 65_000
+    assert "**mail-stops**" in found.markdown
+    kept = found.markdown.count("- new: ")
+    assert f"**Left out for length:** {2001 - kept - 1} of 2001 DNS records" in found.markdown.replace(
+        "deleted: `MX`", ""
+    )
+    assert found.markdown.endswith("shows everything.\n")
+    assert kept > 300
+
+
+def test_a_thousand_removed_users_do_not_crowd_out_the_other_risks() -> None:
+    users = {f"u{at}@example.com": {} for at in range(1000)}
+    shown = explain(preview(plain(signs("m1", users=users), signs("m1", gate=False)))).markdown
+    assert "- **user-removed**: and 980 more" in shown
+    assert "**gate-off**" in shown
+
+
+@given(st.integers(700, 3000), st.lists(st.integers(1, 400), max_size=30))
+def test_what_is_rendered_never_exceeds_its_limit(limit: int, sizes: list[int]) -> None:
+    sections = [Section("S", "things", ["x" * size for size in sizes])] * 3
+    assert len(render("## head", sections, limit)) <= limit
+    assert LIMIT < 65_000
+
+
+# --- the script -----------------------------------------------------------------------------------------------
+
+
+def run(monkeypatch: pytest.MonkeyPatch, text: str, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["explain_preview.py", *arguments])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    return script.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "fail_on", "status"),
+    [
+        ("unchanged.json", [ANY], 0),
+        ("edit.json", [ANY], 0),
+        ("risky.json", [], 1),
+        ("risky.json", ["ssh-moved"], 1),
+        ("risky.json", ["ssh-moved", "gate-off"], 2),
+        ("risky.json", [ANY], 2),
+        ("failed.json", [], 3),
+    ],
+)
+def test_the_exit_status_follows_risks_and_fail_on(
+    name: str, fail_on: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [word for risk in fail_on for word in ("--fail-on", risk)]
+    assert run(monkeypatch, (SAMPLES / name).read_text(), *options) == status
+
+
+def nodes(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of everything in a document."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    return [pair for key in keys for pair in [(value, key), *nodes(value[key])]]
+
+
+JSON = st.recursive(st.none() | st.integers() | st.text(max_size=9) | st.sampled_from(["\ud800", "a/b/c", '{"a": 1}']),
+                    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+                    max_leaves=4)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(["risky.json", "plan.json"]), st.randoms(use_true_random=False), JSON)
+def test_a_preview_of_another_shape_is_explained_or_could_not_be_told(name: str, dice: Any, value: Any) -> None:
+    document = json.loads((SAMPLES / name).read_text())
+    places = nodes(document)
+    for _ in range(3):
+        container, key = dice.choice(places)
+        container[key] = value
+    try:
+        explain(json.dumps(document)).markdown.encode()
+    except CouldNotTell as trouble:
+        str(trouble).encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " \n", "Previewing update (prod):\n", "[]", "{}", '{"version": 3}', '{"steps": [{"op": "create"}]}',
+     '{"steps": [', '{"changeSummary": 1, "steps": [7]}', '{"resourcePlans": {"urn": []}}', "null\n{}", "[" * 100_000],
+)  # fmt: skip
+def test_what_is_no_preview_cannot_be_told(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, text) == 3
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_json_tells_programs_which_risks_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, (SAMPLES / "risky.json").read_text(), "--json", "--fail-on", "gate-off") == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["result"] == "fail"
+    assert [risk["id"] for risk in told["risks"] if risk["fails"]] == ["gate-off"]
+    assert told["resources"] == {"create": 0, "update": 13, "replace": 0, "delete": 3, "same": 32}
+
+
+def test_a_file_that_is_missing_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "", "/nowhere/plan.json") == 3
