@@ -1,4 +1,4 @@
-"""The shipped production example is complete: it previews with generated secrets and no network at all."""
+"""The shipped production example is complete: it previews, and is explained, with no network and no SSH key at all."""
 
 from __future__ import annotations
 
@@ -53,8 +53,23 @@ def test_the_production_example_previews_with_generated_secrets_in_a_namespace_w
     }
     arguments = [word for key, value in values.items() for word in ("--secret", f"{key}={value}")]
     pulumi(environment, "config", "set-all", "--stack", STACK, "--path", *arguments)
-    without_network = ("unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh")
-    shown = pulumi(environment, "preview", "--stack", STACK, "--diff", before=without_network)
+    hide = 'ip link set lo up; [ ! -d ~/.ssh ] || mount -t tmpfs none ~/.ssh; exec "$@"'
+    alone = ("unshare", "--net", "--mount", "sh", "-c", hide, "sh")
+    shown = pulumi(environment, "preview", "--stack", STACK, "--diff", before=alone)
     assert "v=spf1 include:_spf.example.com ~all" in shown
     assert "someone@gmail.com" in shown
     assert not [name for name, value in made.items() if value in shown]
+    # What a pull request's job does: it needs no network and no SSH key.
+    explained = subprocess.run(
+        [*alone, "sh", "-c", '"$@" | scripts/explain_preview.py --fail-on any', "sh", stacks.engine()[0],
+         "preview", "--stack", STACK, "--json", "--non-interactive"],
+        cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert explained.returncode == 0, explained.stdout + explained.stderr
+    assert f"## Preview of `{STACK}`: " in explained.stdout
+    assert (
+        "- new: `MX` `example.com` - Mail to this domain arrives at our host\n  - after: `10 smtp.example.com`"
+        in explained.stdout
+    )
+    assert "- user added: `i@example.com`" in explained.stdout
+    assert not [name for name, value in made.items() if value in explained.stdout]
