@@ -73,6 +73,31 @@ Description=Mailroom: report that certificates were not renewed or not handed on
 [Service]
 Type=oneshot
 ExecStart={program} --report
+UMask=0077
+StateDirectory=mailroom
+# The policy's socket belongs to chasquid's group.
+CapabilityBoundingSet=CAP_DAC_OVERRIDE
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateNetwork=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
 """
 SHOWN_LINES, SHOWN_WIDTH = 12, 400
 SECRET_SIZE = 8  # characters; what is shorter is a port or the like

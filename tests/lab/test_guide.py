@@ -53,8 +53,8 @@ class Reader:
         names = {
             r"example\.com": DOMAIN, r"192\.0\.2\.10": self.vps.ipv4, r"2001:db8::10": str(self.vps.ipv6),
             r"someone@gmail\.com": TARGET, r"\bprod\b": STACK, "age1yours": self.recipient(),
-            **{rf"(?<![\w.]){name}\b": str(self.home / name) for name in
-               (r"api.token", r"acme.token", r"backup.key", r"backups", r"message.eml")},
+            **{rf"(?<![\w.-]){name}\b": str(self.home / name.replace("\\", "")) for name in
+               (r"api\.token", r"acme\.token", r"backup\.key", "backups", r"message\.eml")},
         }  # fmt: skip
         for pattern, text in names.items():
             command = re.sub(pattern, text, command)

@@ -12,7 +12,7 @@ import pytest
 
 from lab.internet.names import COLLEAGUES_MX, zone_id
 from operations import dns as outside
-from operations import status
+from operations import stacks, status
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
@@ -66,7 +66,8 @@ def test_a_failed_reload_hook_is_shown_and_the_postmaster_hears_of_it(stack: Sta
     assert stack.vps.ssh("systemctl start certbot.service").returncode != 0
     notice = stack.lab.wait_message(lambda message: "Certificates" in message["subject"])
     assert f"reload hook 1 of {HOST} ended with 3: cannot reload" in Path(notice["path"]).read_text()
-    (finding,) = [each for each in status.findings(status.read(stack.name)) if each.id == "status.certificates"]
+    pictures, _ = status.read(stacks.settings(stack.name))
+    (finding,) = [each for each in status.findings(pictures) if each.id == "status.certificates"]
     assert (finding.severity, "ended with 3" in finding.found) == ("warning", True)
 
 
