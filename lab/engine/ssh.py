@@ -9,7 +9,6 @@ import asyncio
 import os
 import posixpath
 import signal
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +17,7 @@ import asyncssh
 from lab.engine.rpc import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from lab.engine.output import Log, Output
 
@@ -51,7 +50,7 @@ async def dial(connection: Connection, log: Log) -> asyncssh.SSHClientConnection
 async def _retry(
     label: str, connection: Connection, log: Log, tunnel: asyncssh.SSHClientConnection | None = None
 ) -> asyncssh.SSHClientConnection:
-    options = _options(connection)  # a bad key or a stale agent fails at once
+    options = await _options(connection)  # a bad key or a stale agent fails at once
     limit, delay, attempt = connection["dialErrorLimit"], FIRST_DELAY, 0
     while True:
         try:
@@ -65,10 +64,7 @@ async def _retry(
         delay = min(delay * DELAY_FACTOR, LONGEST_DELAY)
 
 
-def _options(connection: Connection) -> dict[str, Any]:
-    agent = connection.get("agentSocketPath") or os.environ.get("SSH_AUTH_SOCK")
-    if agent:
-        _refuse_stale(agent)
+async def _options(connection: Connection) -> dict[str, Any]:
     options: dict[str, Any] = {
         "config": None,
         "known_hosts": None,  # no hostKey: any host is trusted
@@ -76,13 +72,17 @@ def _options(connection: Connection) -> dict[str, Any]:
         "connect_timeout": connection["perDialTimeout"] or None,
         "password": connection.get("password"),
         "client_keys": None,
-        "agent_path": agent or None,
+        "agent_path": None,
     }
+    keys: list[asyncssh.SSHKey | asyncssh.SSHKeyPair] = []
     if private := connection.get("privateKey"):
         try:
-            options["client_keys"] = [asyncssh.import_private_key(private, connection.get("privateKeyPassword"))]
+            keys.append(asyncssh.import_private_key(private, connection.get("privateKeyPassword")))
         except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
             raise Failure(f"ssh: {error}") from None
+    if agent := connection.get("agentSocketPath") or os.environ.get("SSH_AUTH_SOCK"):
+        keys += await _agent_keys(agent)
+    options["client_keys"] = keys or None
     if public := connection.get("hostKey"):
         try:
             key = asyncssh.import_public_key(public)
@@ -94,12 +94,12 @@ def _options(connection: Connection) -> dict[str, Any]:
     return options
 
 
-def _refuse_stale(agent: str) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(agent)
-        except OSError as error:
-            raise Failure(f"failed to dial SSH agent at {agent}: dial unix {agent}: {error.strerror}") from None
+async def _agent_keys(path: str) -> Sequence[asyncssh.SSHKeyPair]:
+    """The agent's keys; they sign over this connection, which stays open like that of the official plugin."""
+    try:
+        return await (await asyncssh.connect_agent(path)).get_keys()
+    except OSError as error:
+        raise Failure(f"failed to dial SSH agent at {path}: dial unix {path}: {error.strerror}") from None
 
 
 def _explain(error: Exception, connection: Connection) -> str:  # noqa: PLR0911  (a table)
