@@ -105,6 +105,14 @@ def check(text: str) -> str:
         return str(parse(text))
     if _OTHER_SCHEME.match(text):
         raise _not_a_hash("the value is a hash of another scheme than scrypt")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python hands on bytes that are no UTF-8
+        raise Invalid(
+            "the password is not UTF-8 text",
+            id="password-invalid",
+            expected="a password that can be typed, such as `openssl rand -base64 24` makes",
+            why="mail programs send passwords as UTF-8, so no login could match it",
+            fix="encode it, or make another one",
+        )
     if not text or "\0" in text or text != text.strip():
         raise Invalid(
             "the password is empty"

@@ -65,7 +65,8 @@ def test_a_short_password_is_hashed_with_a_warning(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", " leading", "nul\0inside", "$scrypt$ln=15", f"$scrypt$ln=14,r=8,p=1${'A' * 22}${'A' * 43}"]
+    "wrong",
+    ["", " leading", "nul\0inside", "no text \udcff", "$scrypt$ln=15", f"$scrypt$ln=14,r=8,p=1${'A' * 22}${'A' * 43}"],
 )
 def test_what_is_no_password_gives_no_hash_and_is_not_repeated(run: Run, wrong: str) -> None:
     status, out, err = run(stdin=wrong)
