@@ -90,9 +90,11 @@ def _is_alive(lock: dict[str, Any]) -> bool:
 
 
 def _state(stack: str) -> dict[str, Any]:
-    """The stack's state; empty where there is none yet."""
+    """The stack's state, empty before its first run; raises `Problems` when it cannot be read."""
     exported = pulumi(stack, "stack", "export", capture=True)
-    return dict(json.loads(exported.stdout).get("deployment") or {}) if exported.returncode == 0 else {}
+    if exported.returncode:
+        raise Problems(f"nothing was recovered in stack {stack}", [stacks.unreadable(stack, exported)])
+    return dict(json.loads(exported.stdout).get("deployment") or {})
 
 
 def _remove_unrecorded(stack: str, state: dict[str, Any]) -> None:

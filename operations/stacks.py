@@ -123,7 +123,7 @@ def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise Problems(f"stack {stack} cannot be read", [_unreadable(stack, done, checkout)])
+        raise Problems(f"stack {stack} cannot be read", [unreadable(stack, done, checkout)])
     parsed = json.loads(done.stdout)
     return parsed if isinstance(parsed, dict) else {}
 
@@ -138,7 +138,8 @@ def _is_labs(stack: str, checkout: Path) -> bool:
     return stack == "dev" or lab(stack, checkout) is not None
 
 
-def _unreadable(stack: str, done: subprocess.CompletedProcess[str], checkout: Path) -> Finding:
+def unreadable(stack: str, done: subprocess.CompletedProcess[str], checkout: Path = CHECKOUT) -> Finding:
+    """Why the engine did not read a stack, by its status and what it said, and what to do."""
     said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
     found = said[0] if said else f"pulumi ended with status {done.returncode}"
     if done.returncode == NO_LOGIN and _is_labs(stack, checkout):

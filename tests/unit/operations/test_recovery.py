@@ -35,9 +35,12 @@ class Backend:
     zone: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    refusal: str = ""
 
     def pulumi(self, stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
         self.calls.append(" ".join(arguments[:2]))
+        if self.refusal:
+            return subprocess.CompletedProcess([], stacks.NO_STACK, "", f"error: {self.refusal}\n")
         return subprocess.CompletedProcess([], 0, json.dumps({"deployment": self.state}), "")
 
     def lock(self, pid: int, host: str) -> None:
@@ -103,6 +106,12 @@ def test_a_zone_that_this_state_does_not_serve_is_left_alone(backend: Backend) -
     backend.zone = [record(2, "why mailroom:dev")]
     recovery.recover("dev")
     assert backend.removed == []
+
+
+def test_a_stack_that_cannot_be_read_is_not_called_recovered(backend: Backend) -> None:
+    backend.refusal = "no stack named 'dev' found"
+    with pytest.raises(Problems, match="no stack named 'dev' found"):
+        recovery.recover("dev")
 
 
 def test_a_dead_runs_lock_is_removed(backend: Backend) -> None:
