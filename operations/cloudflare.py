@@ -58,7 +58,7 @@ class Account:
         except ApiError as error:
             finding = Zone(self.token, "", self.base_url).explain(error, domain)
             raise Problems(f"the zone of {domain} could not be looked up", [finding]) from None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: an address that urllib does not take
             finding = Zone(self.token, "", self.base_url).unreachable(error)
             raise Problems(f"the zone of {domain} could not be looked up", [finding]) from None
         return None

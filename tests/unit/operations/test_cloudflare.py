@@ -199,3 +199,8 @@ def test_an_api_that_stays_busy_is_given_up(api: Api, pauses: list[float]) -> No
 def test_only_what_may_pass_is_asked_again(api: Api, reply: Reply, asked: int) -> None:
     api.zone(reply, fine(ZONE)).verify("example.test")
     assert len(api.asked) == asked
+
+
+def test_an_address_that_is_no_url_is_told_and_not_a_crash() -> None:
+    with pytest.raises(Problems, match="unknown url type"):
+        cloudflare.Account(TOKEN, "no-url").zone_of("example.test")
