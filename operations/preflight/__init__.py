@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 CHECK = "mailroom:outboundCheck"
 LIMIT_MINUTES = 30.0
+LAST_PORT = 65535
 UNPINNED = EXAMPLE_KEY
 """Stands for a key that is not known yet where settings need one, as in the shipped example; no host has it."""
 
@@ -85,6 +86,11 @@ class Result:
 def run(request: Request, say: Say, checkout: Path = stacks.CHECKOUT) -> Result:
     """Everything, in order; raises `Problems` when the host cannot be looked at or its key not be written."""
     request = replace(request, address=_address(request.address))
+    if request.port is not None and not 1 <= request.port <= LAST_PORT:
+        wrong = Invalid(
+            f"{request.port} is no port", expected="1 to 65535, such as 22", fix="give the SSH server's port"
+        )
+        raise Problems("no host to look at", [wrong.at("--port")])
     file = _stack_file(request, checkout)
     host = _host(request, file)
     target = _target(request, host, file, checkout)

@@ -130,6 +130,13 @@ def test_a_fit_host_is_looked_at_once_and_its_key_is_written_only_when_asked(wor
     assert stack.read_text() == f"{STACK}    hostKey: {REAL}\n"
 
 
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_port_that_there_is_not_is_told_before_anything_is_dialled(world: World, stack: Path, port: int) -> None:
+    with pytest.raises(Problems, match=rf"--port: {port} is no port"):
+        run(world, stack.parent, port=port)
+    assert world.targets == []
+
+
 def test_through_darkness_an_installer_and_the_first_boot_only_the_real_key_is_kept(world: World, stack: Path) -> None:
     lock = {"pid": 7, "process": "apt-get"}
     world.answers = [
