@@ -328,12 +328,18 @@ def _pulumi(
 
 def _refused(stack: str, arguments: Sequence[str], said: Sequence[str]) -> Finding:
     found = said[-1] if said else "pulumi said nothing"
-    exists = "already exists" in found
+    finding_id, fix = "new-stack.refused", "follow what it says, then run this again"
+    if "already exists" in found:
+        finding_id = "new-stack.exists"
+        fix = f"choose another name or edit its file; never deployed: `pulumi stack rm {stack}`, then run this again"
+    elif "PULUMI_ACCESS_TOKEN" in found:  # what the engine says when it is logged in nowhere
+        finding_id = "new-stack.login"
+        fix = "say where the state is kept, such as --backend s3://my-bucket or file:///srv/pulumi, or `pulumi login`"
     return error_about(
         f"stack {stack}",
-        "new-stack.exists" if exists else "new-stack.refused",
+        finding_id,
         expected=f"`pulumi {' '.join(arguments[:2])}` to succeed",
         found=found,
         why="the secrets are encrypted with a key that belongs to the stack",
-        fix="choose another name, or edit its file instead" if exists else "follow what it says, then run this again",
+        fix=fix,
     )

@@ -241,3 +241,30 @@ def test_a_file_that_names_no_backend_changes_nothing(
     monkeypatch.setenv("PULUMI_BACKEND_URL", "file:///elsewhere")
     (tmp_path / "Pulumi.prod.yaml").write_text(text)
     assert stacks.command("prod", tmp_path)[1]["PULUMI_BACKEND_URL"] == "file:///elsewhere"
+
+
+# What is said when Pulumi does not make the stack
+
+
+@pytest.mark.parametrize(
+    ("said", "way_on"),
+    [
+        ("PULUMI_ACCESS_TOKEN must be set for login during non-interactive CLI sessions", "--backend"),
+        ("stack 'organization/mailroom/prod' already exists", "pulumi stack rm prod"),
+        ("unable to open state directory", "follow what it says"),
+    ],
+)
+def test_a_stack_that_was_not_made_says_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, way_on: str
+) -> None:
+    engine = tmp_path / "pulumi"
+    engine.write_text(f'#!/bin/sh\necho "error: {said}" >&2\nexit 1\n')
+    engine.chmod(0o755)
+    monkeypatch.setattr(stacks, "engine", lambda _=None: (str(engine), {}))
+    monkeypatch.delenv("PULUMI_BACKEND_URL", raising=False)
+    with pytest.raises(Problems) as caught:
+        new_stack.write(draft(ANSWERS, ZONE, Existing()), checkout=tmp_path)
+    (finding,) = caught.value.findings
+    assert finding.found == said
+    assert way_on in finding.fix
+    assert not (tmp_path / "Pulumi.prod.yaml").exists()
