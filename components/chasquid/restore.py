@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import re
 import shutil
 import sqlite3
@@ -177,9 +178,13 @@ def put_back(payload: dict[str, Any], facts: dict[str, Any]) -> dict[str, list[s
 
 
 def give(folder: Path, user: str) -> None:
-    """Hand unpacked files to the service that is to put them in place: it alone writes to its own folder."""
-    for path in (folder, *folder.rglob("*")):
-        shutil.chown(path, user, user)
+    """Hand unpacked files to the service that is to put them in place: it alone writes to its own folder.
+
+    The folder goes last: until then the service cannot reach what is in it, and put a link where root is about to look.
+    """
+    account = pwd.getpwnam(user)
+    for path in (*folder.rglob("*"), folder):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
 def read_memory() -> set[str]:

@@ -343,3 +343,20 @@ def test_certbot_at_work_is_waited_for(machine: Machine) -> None:
     descriptor = script.lock(path)
     assert descriptor is not None
     os.close(descriptor)
+
+
+def test_a_service_gets_its_folder_after_all_that_is_in_it_and_no_link_is_followed(host: FakeHost) -> None:
+    restore = host.modules["restore"]
+    folder = host.root / "staging"
+    (folder / "suspended").mkdir(parents=True)
+    (folder / "suspended/user").write_text("x")
+    (folder / "link").symlink_to(host.root)
+    given: list[tuple[Path, bool]] = []
+    host.monkeypatch.setattr(restore.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=1, pw_gid=1))
+    host.monkeypatch.setattr(
+        restore.os, "chown", lambda path, *_, follow_symlinks=True: given.append((path, follow_symlinks))
+    )
+    restore.give(folder, "mailroom-policy")
+    assert given[-1][0] == folder
+    assert {path for path, _ in given} == {folder, *folder.rglob("*")}
+    assert not [path for path, followed in given if followed]
