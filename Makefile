@@ -20,7 +20,7 @@ test: ## lint, then all tests (the lab tests make labs of their own)
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory lint
 	@$(python) -m pytest -q -n 2 tests/unit
-	@$(python) -m pytest -q -n 2 --dist loadfile tests/lab tests/faults
+	@$(python) -m pytest -q -n 3 --dist loadfile tests/lab tests/faults
 
 lint: ## ruff, strict type checking, shellcheck, shfmt
 	@.venv/bin/ruff check .
