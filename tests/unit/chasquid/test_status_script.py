@@ -332,6 +332,7 @@ def test_a_link_to_a_file_of_roots_is_not_followed(status: Any, monkeypatch: pyt
         secret.write_text('{"since": "x", "reason": "ROOTS-SECRET"}')
         secret.chmod(0o600)
         (state / "suspended").mkdir()
+        (state / "suspended").chmod(0o755)  # whatever umask another test left
         (state / "suspended" / ALICE).symlink_to(secret)
         seen = status.as_account("nobody", status.limits.suspended, state)
     assert "ROOTS-SECRET" not in json.dumps(seen)
