@@ -167,12 +167,13 @@ def _printable(text: str) -> str:
 
 
 def _shown(fields: Fields, name: str) -> str:
+    from email.errors import HeaderParseError
     from email.header import decode_header, make_header
 
     text = first(fields, name)
     try:
         return _printable(str(make_header(decode_header(text))))
-    except (ValueError, LookupError, UnicodeError):
+    except (ValueError, LookupError, HeaderParseError):
         return text
 
 
@@ -318,7 +319,7 @@ def _arc(results: Sequence[Result], fields: Fields) -> dict[str, str]:
 
 
 def _unsubscribe(fields: Fields) -> dict[str, Any]:
-    ways = re.findall(r"<([^>]+)>", first(fields, "list-unsubscribe"))
+    ways = re.findall(r"<([^<>]+)>", first(fields, "list-unsubscribe"))
     post = first(fields, "list-unsubscribe-post").lower() == "list-unsubscribe=one-click"
     signed = any("list-unsubscribe" in tags.get("h", "").lower().split(":") for tags in _signatures(fields))
     https = any(way.lower().startswith("https://") for way in ways)
@@ -357,7 +358,7 @@ def _forefront(fields: Fields) -> dict[str, str]:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.lstrip("-").isdigit() else -1
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else -1
 
 
 def show(console: Console, made: Explanation) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _METHODS: Final = frozenset({"spf", "dkim", "dmarc", "arc", "iprev", "auth", "compauth", "dkim-atps", "dnswl", "bimi"})
-_PAIR: Final = re.compile(r'([A-Za-z][\w.-]*)(?:\s*/\s*\d+)?\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;]+)')
+_PAIR: Final = re.compile(r'(?<![\w.-])([A-Za-z][\w.-]*)(?:\s*/\s*\d+)?\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;]+)')
 _SENDER: Final = re.compile(r"(?:designates|sender IP is|client-ip=|does not designate)\s*([0-9A-Fa-f:.]+)")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+\.?")
 _FROM: Final = re.compile(r"from\s+([^\s;()]+)\s*(?:\(((?:[^()]|\([^()]*\))*)\))?", re.IGNORECASE)
@@ -184,6 +184,6 @@ def moment(text: str) -> datetime | None:
     """A date as messages write it, None if it is unreadable; one without zone is UTC (RFC 5322 section 3.3)."""
     try:
         found = parsedate_to_datetime(text.strip())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,3 +228,27 @@ def test_hostile_headers_cannot_write_markup_to_the_terminal() -> None:
     explain.show(console, read(GMAIL, ("=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "[bold]x[/nonsense]\x1b[2J")))
     assert "[bold]x[/nonsense]" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "Subject: =?utf-8?b?a?=",
+        "Date: Mon, 23 Nov 2026 10:00:00 +99999999999999999",
+        "X-Forefront-Antispam-Report: SCL:--5;SFV:NSPM",
+        f"X-Forefront-Antispam-Report: SCL:{'9' * 5000};SFV:NSPM",
+        f"X-Microsoft-Antispam: BCL:{'9' * 5000}",
+    ],
+)
+def test_a_header_that_no_program_writes_breaks_nothing(field: str) -> None:
+    name = field.partition(":")[0]
+    lines = [line for line in OUTLOOK.splitlines() if not line.startswith(f"{name}:")]
+    json.dumps(explain.explain("\n".join([field, *lines]).encode()).as_json())
+
+
+@pytest.mark.parametrize("field", [f"Authentication-Results: x.example; {'a' * 20_000}",
+                                   f"List-Unsubscribe: {'<' * 20_000}"])  # fmt: skip
+def test_a_long_header_takes_no_long_time(field: str) -> None:
+    begun = time.process_time()
+    explain.explain(f"{field}\nReceived: from a.example ([192.0.2.1]) by mx.example; {WHEN}\n\n".encode())
+    assert time.process_time() - begun < 1
