@@ -84,21 +84,26 @@ def add_folder(tar: tarfile.TarFile, name: str) -> None:
     folder, prefix = folders()[name]
     if folder.is_symlink() or not folder.is_dir():
         return
-    for path in sorted(folder.rglob("*")):
-        inside = f"{name}/{path.relative_to(folder)}"
-        with suppress(FileNotFoundError):  # delivered, or renamed into its place, while we read
-            if path.is_symlink():
-                if name == "letsencrypt/live":
-                    add_link(tar, inside, os.readlink(path))
-            elif path.is_file() and path.name.startswith(prefix):
-                add_file(tar, inside, path)
+    # Through descriptors: a service may put a link in place of a folder at any moment.
+    for place, folders_there, names, descriptor in os.fwalk(folder, follow_symlinks=False):
+        folders_there.sort()
+        for each in sorted({*names, *folders_there}):
+            inside = f"{name}/{(Path(place) / each).relative_to(folder)}"
+            with suppress(FileNotFoundError):  # delivered, or renamed into its place, while we read
+                mode = os.stat(each, dir_fd=descriptor, follow_symlinks=False).st_mode
+                if stat.S_ISLNK(mode) and name == "letsencrypt/live":
+                    add_link(tar, inside, os.readlink(each, dir_fd=descriptor))
+                elif stat.S_ISREG(mode) and each.startswith(prefix):
+                    add_file(tar, inside, Path(each), descriptor)
 
 
-def add_file(tar: tarfile.TarFile, name: str, path: Path) -> None:
-    """One file, whole: read before its size is told."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+def add_file(tar: tarfile.TarFile, name: str, path: Path, folder: int | None = None) -> None:
+    """One file, whole, in the folder of that descriptor if there is one: read before its size is told."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # nothing waits for the other end of a pipe
+    with os.fdopen(os.open(path, flags, dir_fd=folder), "rb") as file:
         status = os.fstat(file.fileno())
-        add(tar, name, file.read(), stat.S_IMODE(status.st_mode), status.st_mtime)
+        if stat.S_ISREG(status.st_mode):
+            add(tar, name, file.read(), stat.S_IMODE(status.st_mode), status.st_mtime)
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes, mode: int, modified: float) -> None:

@@ -150,10 +150,10 @@ def test_a_message_that_leaves_while_it_is_read_stops_no_backup(machine: Machine
     script = machine.host.modules["backup"]
     original = script.add_file
 
-    def leaving(tar: tarfile.TarFile, name: str, path: Path) -> None:
-        if path.name == "m:one":
-            path.unlink()
-        original(tar, name, path)
+    def leaving(tar: tarfile.TarFile, name: str, *where: Any) -> None:
+        if name.endswith("/m:one"):
+            machine.path("var/lib/chasquid/queue/m:one").unlink()
+        original(tar, name, *where)
 
     machine.host.monkeypatch.setattr(script, "add_file", leaving)
     names = set(members(machine.back_up()))
@@ -165,6 +165,33 @@ def test_a_link_in_a_services_folder_leads_no_backup_out_of_it(machine: Machine)
     secret = machine.write("etc/shadow", "secret")
     machine.path("var/lib/chasquid/queue/m:link").symlink_to(secret)
     assert "chasquid/queue/m:link" not in members(machine.back_up())
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_read_leads_no_backup_out_of_it(machine: Machine) -> None:
+    machine.write("etc/m:one", "secret")
+    script, queue = machine.host.modules["backup"], machine.path("var/lib/chasquid/queue")
+    original = script.add_file
+
+    def swapped(tar: tarfile.TarFile, name: str, *where: Any) -> None:
+        if name.endswith("/m:one"):
+            queue.rename(queue.with_name("aside"))
+            queue.symlink_to(machine.path("etc"))
+        original(tar, name, *where)
+
+    machine.host.monkeypatch.setattr(script, "add_file", swapped)
+    with tarfile.open(fileobj=io.BytesIO(machine.back_up())) as archive:
+        member = archive.extractfile("chasquid/queue/m:one")
+        assert member is not None
+        assert member.read() == b"message m:one"
+
+
+def test_a_pipe_in_a_services_folder_holds_up_no_backup(machine: Machine) -> None:
+    script, pipe = machine.host.modules["backup"], machine.path("var/lib/chasquid/queue/m:pipe")
+    os.mkfifo(pipe)
+    assert "chasquid/queue/m:pipe" not in members(machine.back_up())
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as archive:
+        script.add_file(archive, "m:pipe", pipe)  # it was a file when it was looked at
+        assert not archive.getnames()
 
 
 def test_damaged_counters_are_left_out_and_told(machine: Machine, fresh: Path) -> None:
