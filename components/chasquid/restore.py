@@ -43,6 +43,7 @@ else:
 
 MEMORY = Path("/var/lib/mailroom-restored")
 STAGING = Path("/var/lib/mailroom-restore")
+UNSERVED = Path("/var/lib/mailroom-unserved")  # there until the server has loaded what was put back
 CURRENT = Path("/etc/mailroom/current")
 LETSENCRYPT = Path("/etc/letsencrypt")
 CHASQUID = Path("/var/lib/chasquid")
@@ -157,6 +158,8 @@ def put_back(payload: dict[str, Any], facts: dict[str, Any]) -> dict[str, list[s
     for user, home in prepare.HOMES.items():  # before the first `up` there is nobody to own it
         prepare.service_user(user, home)
         prepare.data_directory(user, home)
+    killed = UNSERVED.exists()
+    hostlib.write_file(UNSERVED, "", 0o600)
     with backup.certbot_waits():
         renewed = certificates(report, replace=payload["replaceCertificates"])
     lived_on = bool(facts["machine"]) and facts["machine"] == backup.machine()
@@ -172,8 +175,9 @@ def put_back(payload: dict[str, Any], facts: dict[str, Any]) -> dict[str, list[s
     remember(read_memory() | set(said["remember"]))
     report.done += said["done"]
     report.kept += said["kept"]
-    if (renewed or said["queued"]) and CURRENT.exists():
+    if (killed or renewed or said["queued"]) and CURRENT.exists():
         serve(report)
+    UNSERVED.unlink()
     return report.as_dict()
 
 

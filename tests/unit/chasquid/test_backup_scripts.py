@@ -387,3 +387,20 @@ def test_a_service_gets_its_folder_after_all_that_is_in_it_and_no_link_is_follow
     assert given[-1][0] == folder
     assert {path for path, _ in given} == {folder, *folder.rglob("*")}
     assert not [path for path, followed in given if followed]
+
+
+def test_mail_that_a_killed_restore_put_back_is_loaded_by_the_next(machine: Machine, fresh: Path) -> None:
+    tar, script = machine.back_up(), machine.host.modules["restore"]
+    machine.move(fresh)
+    machine.write("etc/mailroom/current", "a release")
+
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with machine.host.monkeypatch.context() as changed:
+        changed.setattr(script, "serve", killed)
+        with pytest.raises(KeyboardInterrupt):
+            machine.restore(tar)
+    machine.restore(tar)
+    machine.restore(tar)
+    assert machine.served == 1
