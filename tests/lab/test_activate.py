@@ -384,7 +384,6 @@ def test_after_uninstalling_only_the_queue_and_certificates_are_left(server: Ser
     )
     server.must("touch /etc/letsencrypt/renewal-hooks/deploy/other")
     scripts = server.vps.root / SCRIPTS
-    saved = (scripts / "uninstall.py").read_text(), (scripts / "hostlib.py").read_text()
     answer = server.run("uninstall.py", {"hostname": HOSTNAME, "drain_seconds": 5})
     assert answer.returncode == 0, answer.stderr
     assert "queue in /var/lib/chasquid/queue (0 messages undelivered)" in answer.stdout
@@ -397,8 +396,8 @@ def test_after_uninstalling_only_the_queue_and_certificates_are_left(server: Ser
         "/etc/letsencrypt/renewal-hooks/deploy/other", "/var/lib/chasquid/queue",
     ]  # fmt: skip
     assert server.vps.ssh("pgrep chasquid").returncode == 1
-    scripts.mkdir(parents=True)
-    for name, text in zip(("uninstall.py", "hostlib.py"), saved, strict=True):
+    for name, text in bundle().files.items():
+        (scripts / name).parent.mkdir(parents=True, exist_ok=True)
         (scripts / name).write_text(text)
         (scripts / name).chmod(0o755)
     again = server.run("uninstall.py", {"hostname": HOSTNAME, "drain_seconds": 5})
