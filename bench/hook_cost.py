@@ -37,7 +37,7 @@ from components.chasquid import build
 from standards import passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PART = Path(build.__file__).parent
 SOCKET = "/run/mailroom-policy/socket"  # where the hook asks on hosts
@@ -285,20 +285,32 @@ def note_load() -> None:
         print(f"note: this machine is busy (load {load:.1f} on {cores} cores), and waiting counts", file=sys.stderr)
 
 
-def main() -> int:
-    """0 when the hook adds no more than it may, 1 when it does, 3 when it could not be measured."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=main.__doc__)
-    parser.add_argument("--messages", type=int, default=1000, help="to each server, at least (default 1000)")
+def judged(
+    doc: str | None, end: str | None, each: str, default: int, measure: Callable[[int], tuple[list[str], bool]]
+) -> int:
+    """What a benchmark's command line does: measure, show, and 0 or 1 as it was; 3 when it could not be measured."""
+    parser = argparse.ArgumentParser(description=doc, epilog=end)
+    parser.add_argument("--messages", type=int, default=default, help=f"{each}, at least (default {default})")
     chosen = parser.parse_args()
     note_load()
     try:
-        found = measure(chosen.messages)
+        lines, failed = measure(chosen.messages)
     except (CannotMeasure, OSError) as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return 3
-    for comparison in found:
-        print(*comparison.lines(), sep="\n")
-    return int(any(comparison.is_too_dear for comparison in found))
+    print(*lines, sep="\n")
+    return int(failed)
+
+
+def main() -> int:
+    """0 when the hook adds no more than it may, 1 when it does, 3 when it could not be measured."""
+
+    def shown(messages: int) -> tuple[list[str], bool]:
+        found = measure(messages)
+        lines = [line for comparison in found for line in comparison.lines()]
+        return lines, any(comparison.is_too_dear for comparison in found)
+
+    return judged(__doc__, main.__doc__, "to each server", 1000, shown)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ holds every login for at least 100 ms, so 16 connections can never send more tha
 
 from __future__ import annotations
 
-import argparse
 import secrets
 import smtplib
 import ssl
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
-from bench.hook_cost import DOMAIN, USER, CannotMeasure, Server, note_load, running_server, unpacked
+from bench.hook_cost import DOMAIN, USER, Server, judged, running_server, unpacked
 from standards import passwords
 
 if TYPE_CHECKING:
@@ -101,17 +100,12 @@ def measure(messages: int) -> Rates:
 
 def main() -> int:
     """0 when a token is so many times faster, 1 when it is not, 3 when it could not be measured."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=main.__doc__)
-    parser.add_argument("--messages", type=int, default=400, help="with each login, at least (default 400)")
-    chosen = parser.parse_args()
-    note_load()
-    try:
-        found = measure(chosen.messages)
-    except (CannotMeasure, OSError) as trouble:
-        print(f"error: {trouble}", file=sys.stderr)
-        return 3
-    print(*found.lines(), sep="\n")
-    return int(found.ratio < LEAST)
+
+    def shown(messages: int) -> tuple[list[str], bool]:
+        found = measure(messages)
+        return list(found.lines()), found.ratio < LEAST
+
+    return judged(__doc__, main.__doc__, "with each login", 400, shown)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _plain(value: object) -> str:
 
 def _vps_add(options: argparse.Namespace, say: Progress) -> int:
     preflight.check()
-    lifecycle.add_vps(options.name, options.vps, say, ipv6=not options.no_ipv6, suite=options.suite)
+    lifecycle.add_vps(options.name, options.vps, say, lifecycle.Order(ipv6=not options.no_ipv6, suite=options.suite))
     return 0
 
 

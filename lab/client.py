@@ -141,7 +141,8 @@ class Lab:
         """Order a new VPS, bare but for the packages that are `installed`; SSH answers."""
         taken = {record.name for record in lifecycle.require(self.name).vps}
         chosen = name or next(free for number in itertools.count(1) if (free := f"vps{number}") not in taken)
-        lifecycle.add_vps(self.name, chosen, self._say, ipv6=ipv6, suite=suite, octet=octet, installed=installed)
+        order = lifecycle.Order(ipv6=ipv6, suite=suite, octet=octet, installed=installed)
+        lifecycle.add_vps(self.name, chosen, self._say, order)
         return self.vps(chosen)
 
     def vps(self, name: str | None = None) -> Vps:

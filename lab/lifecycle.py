@@ -6,7 +6,7 @@ import json
 import shutil
 import sysconfig
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +52,7 @@ def up(lab: str, say: Progress, *, vps: bool = True) -> State:
         else:
             _repair(known, say)
         if vps and not known.vps:
-            known = add_vps_locked(known, FIRST_VPS, say, octet=10)
+            known = add_vps_locked(known, FIRST_VPS, say, Order(octet=10))
         _write_checkout_files(known)
     say(f"lab {lab} is up")
     return known
@@ -144,37 +144,32 @@ def vps_machine(known: State, record: VpsRecord) -> Machine:
     return Machine(plan=known.plan, name=record.name, addresses=(pair,), ipv6=record.ipv6, suite=record.suite)
 
 
-def add_vps(
-    lab: str,
-    name: str,
-    say: Progress,
-    *,
-    ipv6: bool = True,
-    suite: str = "bookworm",
-    octet: int | None = None,
-    installed: Sequence[str] = (),
-) -> VpsRecord:
-    """Order a new VPS: booted, and its SSH server answering; bare, but for the packages that are `installed`."""
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a VPS is to be: `octet` None for any that is free, bare but for the packages that are `installed`."""
+
+    ipv6: bool = True
+    suite: str = "bookworm"
+    octet: int | None = None
+    installed: Sequence[str] = ()
+
+
+ANY_VPS: Final = Order()
+
+
+def add_vps(lab: str, name: str, say: Progress, order: Order = ANY_VPS) -> VpsRecord:
+    """Order a new VPS: booted, and its SSH server answering."""
     with state.locked(lab, say):
-        known = add_vps_locked(require(lab), name, say, ipv6=ipv6, suite=suite, octet=octet, installed=installed)
-        return known.find(name)
+        return add_vps_locked(require(lab), name, say, order).find(name)
 
 
-def add_vps_locked(
-    known: State,
-    name: str,
-    say: Progress,
-    *,
-    ipv6: bool = True,
-    suite: str = "bookworm",
-    octet: int | None = None,
-    installed: Sequence[str] = (),
-) -> State:
+def add_vps_locked(known: State, name: str, say: Progress, order: Order = ANY_VPS) -> State:
     """`add_vps` for who holds the lab's lock already."""
     if name == SERVICES or any(record.name == name for record in known.vps):
         raise LabError(f"the lab {known.name} already has a machine named {name!r}; choose another name")
-    tree = base.ensure(base.vps(suite, installed), say)
-    record = state.VpsRecord(name=name, octet=known.free_octet(octet), host_key="", ipv6=ipv6, suite=suite)
+    tree = base.ensure(base.vps(order.suite, order.installed), say)
+    octet = known.free_octet(order.octet)
+    record = state.VpsRecord(name=name, octet=octet, host_key="", ipv6=order.ipv6, suite=order.suite)
     machine = vps_machine(known, record)
     machine.remove()  # an earlier command may have been killed half way
     fixed = KEYS / "host_ed25519" if known.name == DEFAULT_LAB and record.octet == 10 else None  # noqa: PLR2004
@@ -183,7 +178,7 @@ def add_vps_locked(
     machine.start()
     address = known.plan.address(record.octet)
     seconds = machines.wait_for_ssh(address.ipv4, timeout=READY_SECONDS)
-    say(f"VPS {name} at {address.ipv4}{f' and {address.ipv6}' if ipv6 else ''}: SSH after {seconds:.1f} s")
+    say(f"VPS {name} at {address.ipv4}{f' and {address.ipv6}' if order.ipv6 else ''}: SSH after {seconds:.1f} s")
     return known
 
 

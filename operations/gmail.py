@@ -7,9 +7,6 @@ import secrets
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.utils import format_datetime, make_msgid
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
@@ -19,6 +16,7 @@ from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from email.message import EmailMessage
 
     from rich.console import Console
 
@@ -189,13 +187,7 @@ def _changed(user: str, subject: str) -> Finding:
 
 def _confirmation(user: str, code: str, now: datetime) -> EmailMessage:
     """To the user's own address, as Gmail's is, so that its way back through the alias is tried, too."""
-    message = EmailMessage(policy=policy.SMTP)
-    message["Date"] = format_datetime(now)
-    message["Message-ID"] = make_msgid(domain=user.partition("@")[2])
-    message["From"] = Address("Mailroom test", addr_spec=user)
-    message["To"] = Address(addr_spec=user)
-    message["Subject"] = f"Confirmation code {code} for {user}"
-    message["Auto-Submitted"] = "auto-generated"
+    message = submission.letter(user, user, f"Confirmation code {code} for {user}", now)
     message.set_content(
         f"This message came as Gmail's confirmation would: it was sent with your password to {user} and found its way\n"
         f"to where you read it. The code is {code}; Gmail would send one of its own.\n",

@@ -27,10 +27,6 @@ def one_of(*words: str) -> Callable[[str], str]:
     return check
 
 
-def _token(text: str) -> str:
-    return names.api_token(text)
-
-
 def _any(text: str) -> str:
     return text
 
@@ -45,9 +41,9 @@ def _suggested_v6(answers: Mapping[str, str]) -> str | None:
 
 QUESTIONS: Final = (
     Question("domain", "The domain that you send from", names.fqdn, example="example.com"),
-    Question("api-token", "A Cloudflare API token that may edit its DNS (yours, never on the host)", _token,
+    Question("api-token", "A Cloudflare API token that may edit its DNS (yours, never on the host)", names.api_token,
              lambda _: os.environ.get("CLOUDFLARE_API_TOKEN"), is_secret=True),
-    Question("acme-token", "A second token like it, for the host's certificates", _token, is_secret=True),
+    Question("acme-token", "A second token like it, for the host's certificates", names.api_token, is_secret=True),
     Question("host", "The server's name: EHLO, certificate and reverse DNS", names.fqdn,
              lambda told: f"smtp.{told['domain']}" if "domain" in told else None, example="smtp.example.com"),
     Question("ipv4", "Its IPv4 address", names.ipv4, lambda _: "", example="192.0.2.10"),
@@ -74,8 +70,7 @@ def answers(flags: Mapping[str, Any], *, interactive: bool) -> Answers:
     given = {question.flag: _given(question, flags.get(question.flag)) for question in QUESTIONS}
     try:
         stack = checked_stack(flags["stack"])
-    except ValueError as error:
-        invalid = Invalid(str(error), expected="a name such as prod", fix="choose another name")
+    except Invalid as invalid:
         raise Problems("the stack cannot be made", [invalid.at("stack")]) from None
     told = ask(QUESTIONS, given, interactive=interactive)
     kept = {name.replace("-", "_"): value or None for name, value in told.items()}

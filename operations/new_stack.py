@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ from components.settings import Settings
 from operations import stacks
 from operations.cloudflare import Account, Zone
 from standards import dmarc, names, spf
-from standards.finding import Finding, Problems, error_about
+from standards.finding import Finding, Invalid, Problems, error_about
 from standards.records import unquoted
 
 if TYPE_CHECKING:
@@ -100,10 +99,14 @@ class Draft:
 
 
 def checked_stack(text: str) -> str:
-    """A name that Pulumi takes for a stack; raises `ValueError`."""
-    if not _STACK.fullmatch(text):
-        raise ValueError(f"{names.shown(text)} is no stack name; expected letters, digits, - _ . such as prod")
-    return text
+    """A name that Pulumi takes for a stack; raises `Invalid`."""
+    if _STACK.fullmatch(text):
+        return text
+    raise Invalid(
+        f"{names.shown(text)} is no stack name; expected letters, digits, - _ . such as prod",
+        expected="a name such as prod",
+        fix="choose another name",
+    )
 
 
 def look(answers: Answers) -> tuple[str, Existing]:
@@ -269,17 +272,17 @@ def write(made: Draft, say: Callable[[str], None] = lambda _: None, checkout: Pa
     """
     path = path_of(made.stack, checkout)
     before = path.read_bytes() if path.exists() else None
-    environment = _environment(made, say)
+    _ensure_passphrase(made, say)
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.write_text(made.text, encoding="utf-8")
         fresh.rename(path)
         say(f"making stack {made.stack}")
-        _pulumi(environment, checkout, ["stack", "init", made.stack, "--no-select"], made.stack)
+        _pulumi(made.stack, ["stack", "init", made.stack, "--no-select"], checkout)
         for key, value in made.secrets.items():
             say(f"encrypting {key}")
-            _pulumi(environment, checkout, ["config", "set", "--stack", made.stack, "--path", "--secret", key],
-                    made.stack, value)  # fmt: skip
+            command = ["config", "set", "--stack", made.stack, "--path", "--secret", key]
+            _pulumi(made.stack, command, checkout, value)
     except BaseException:
         fresh.unlink(missing_ok=True)
         if before is None:
@@ -290,37 +293,21 @@ def write(made: Draft, say: Callable[[str], None] = lambda _: None, checkout: Pa
     return path
 
 
-def _environment(made: Draft, say: Callable[[str], None]) -> dict[str, str]:
-    """The variables Pulumi runs with: the backend that was asked for, and a passphrase where one is needed."""
-    _, variables = stacks.engine()
-    environment = {**os.environ, **variables, **({"PULUMI_BACKEND_URL": made.backend} if made.backend else {})}
-    given = {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(environment)
-    backend = environment.get("PULUMI_BACKEND_URL", "")
-    if backend and not backend.startswith("https://") and not given:
-        file = stacks.passphrase_file(made.stack)
-        if not file.exists():
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-                opened.write(secrets.token_urlsafe(32) + "\n")
-            say(f"made a passphrase in {file}: keep a copy of it, without it no secret of the stack can be read")
-        environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(file)
-    return environment
+def _ensure_passphrase(made: Draft, say: Callable[[str], None]) -> None:
+    """Where the backend encrypts with a passphrase and nobody exports one, it is made and kept for this user alone."""
+    backend = made.backend or os.environ.get("PULUMI_BACKEND_URL", "")
+    file = stacks.passphrase_file(made.stack)
+    if not backend or backend.startswith("https://") or stacks.passphrase_is_exported() or file.exists():
+        return
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(secrets.token_urlsafe(32) + "\n")
+    say(f"made a passphrase in {file}: keep a copy of it, without it no secret of the stack can be read")
 
 
-def _pulumi(
-    environment: Mapping[str, str], checkout: Path, arguments: Sequence[str], stack: str, stdin: str | None = None
-) -> None:
-    pulumi, _ = stacks.engine()
-    done = subprocess.run(
-        [pulumi, *arguments, "--non-interactive", "--color", "never"],
-        cwd=checkout,
-        env=environment,
-        input=stdin or "",
-        capture_output=True,
-        text=True,
-        timeout=stacks.ENGINE_SECONDS,
-        check=False,
-    )
+def _pulumi(stack: str, arguments: Sequence[str], checkout: Path, stdin: str = "") -> None:
+    """Backend and passphrase are found by the file that was just written."""
+    done = stacks.run(stack, arguments, stdin, checkout)
     if done.returncode:
         said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
         raise Problems(f"stack {stack} was not made, and no file was changed", [_refused(stack, arguments, said)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +41,14 @@ def trouble_code(trouble: Problems | CouldNotTell) -> int:
     if isinstance(trouble, CouldNotTell) or all(one.id.startswith(BLIND) for one in trouble.findings):
         return COULD_NOT_TELL
     return exit_code(trouble.findings)
+
+
+def trouble(found: Problems | CouldNotTell, *, as_json: bool) -> int:
+    """Say on stderr, and to programs on stdout, why a script could not go on; what it ends with."""
+    print(found, file=sys.stderr)
+    if as_json:
+        print(json.dumps(trouble_as_json(found), indent=2))
+    return trouble_code(found)
 
 
 def trouble_as_json(trouble: Problems | CouldNotTell) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import yaml
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from components.settings import Settings
 
@@ -73,6 +73,11 @@ def passphrase_file(stack: str) -> Path:
     return Path.home() / ".config" / "mailroom" / f"{stack}.passphrase"
 
 
+def passphrase_is_exported() -> bool:
+    """Whether the operator gives the passphrase, which goes before one that is kept."""
+    return not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}.isdisjoint(os.environ)
+
+
 def _own(stack: str, checkout: Path) -> dict[str, str]:
     """Backend and passphrase of a stack outside a lab, as far as they are written down."""
     try:
@@ -81,8 +86,7 @@ def _own(stack: str, checkout: Path) -> dict[str, str]:
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError):
         backend = None  # the engine explains a file it cannot read
     own = {"PULUMI_BACKEND_URL": backend} if isinstance(backend, str) else {}
-    exported = {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & set(os.environ)
-    if not exported and passphrase_file(stack).exists():
+    if not passphrase_is_exported() and passphrase_file(stack).exists():
         own["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(passphrase_file(stack))
     return own
 
@@ -110,18 +114,25 @@ def settings(stack: str, checkout: Path = CHECKOUT) -> Settings:
     return Settings.load(found.get, stack, found)
 
 
-def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
+def run(
+    stack: str, arguments: Sequence[str], stdin: str = "", checkout: Path = CHECKOUT
+) -> subprocess.CompletedProcess[str]:
+    """A short command of the engine in a stack's environment; the caller judges its status."""
     pulumi, variables = command(stack, checkout)
-    done = subprocess.run(
-        [pulumi, *arguments, "--stack", stack, "--non-interactive", "--color", "never"],
+    return subprocess.run(
+        [pulumi, *arguments, "--non-interactive", "--color", "never"],
         cwd=checkout,
         env=variables,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=ENGINE_SECONDS,
         check=False,
     )
+
+
+def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
+    done = run(stack, [*arguments, "--stack", stack], checkout=checkout)
     if done.returncode:
         raise Problems(f"stack {stack} cannot be read", [unreadable(stack, done, checkout)])
     parsed = json.loads(done.stdout)

@@ -71,15 +71,21 @@ class Seen:
     expires: str
 
 
-def compose(sender: str, recipient: str, endpoint: Endpoint, now: datetime) -> EmailMessage:
-    """A well-formed message (RFC 5322) that says why it exists; its Message-ID is in the sender's domain."""
+def letter(sender: str, recipient: str, subject: str, now: datetime) -> EmailMessage:
+    """A well-formed message (RFC 5322) without its text; its Message-ID is in the sender's domain."""
     message = EmailMessage(policy=policy.SMTP)
     message["Date"] = format_datetime(now)
     message["Message-ID"] = make_msgid(domain=sender.partition("@")[2])
     message["From"] = Address("Mailroom test", addr_spec=sender)
     message["To"] = Address(addr_spec=recipient)
-    message["Subject"] = f"Test message of {endpoint.host}, {now:%Y-%m-%d %H:%M} UTC"
+    message["Subject"] = subject
     message["Auto-Submitted"] = "auto-generated"
+    return message
+
+
+def compose(sender: str, recipient: str, endpoint: Endpoint, now: datetime) -> EmailMessage:
+    """A message that says why it exists."""
+    message = letter(sender, recipient, f"Test message of {endpoint.host}, {now:%Y-%m-%d %H:%M} UTC", now)
     message.set_content(_body(sender, endpoint), charset="utf-8", cte="quoted-printable")
     return message
 

@@ -49,10 +49,7 @@ def main() -> int:
         )
         gone = place.prune(chosen.stack, chosen.keep) if chosen.keep else []
     except Problems as problems:
-        print(problems, file=sys.stderr)
-        if chosen.json:
-            print(json.dumps(report.trouble_as_json(problems), indent=2))
-        return report.trouble_code(problems)
+        return report.trouble(problems, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
     if chosen.json:

@@ -41,10 +41,7 @@ def main() -> int:
     try:
         found = explain(text_of(chosen.file))
     except CouldNotTell as trouble:
-        print(trouble, file=sys.stderr)
-        if chosen.json:
-            print(json.dumps(report.trouble_as_json(trouble), indent=2))
-        return report.trouble_code(trouble)
+        return report.trouble(trouble, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
     print(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown, end="")

@@ -44,8 +44,7 @@ def main() -> int:
         new_stack.write(draft, lambda line: print(f"... {line}", file=sys.stderr))
         print(interview.told(answers, draft))
     except (Problems, CouldNotTell) as trouble:
-        print(trouble, file=sys.stderr)
-        return report.trouble_code(trouble)
+        return report.trouble(trouble, as_json=False)
     except (KeyboardInterrupt, EOFError):
         return 130
     return 0

@@ -42,10 +42,7 @@ def main() -> int:
     try:
         result = preflight.run(preflight.Request.of(chosen), lambda text: print(text, file=sys.stderr, flush=True))
     except Problems as problems:
-        print(problems, file=sys.stderr)
-        if chosen.json:
-            print(json.dumps(report.trouble_as_json(problems), indent=2))
-        return report.trouble_code(problems)
+        return report.trouble(problems, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
     if chosen.json:

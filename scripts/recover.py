@@ -24,8 +24,7 @@ def main() -> int:
     try:
         recovery.recover(parser.parse_args().stack)
     except Problems as problems:
-        print(problems, file=sys.stderr)
-        return report.trouble_code(problems)
+        return report.trouble(problems, as_json=False)
     print("the stack can be used; now run `pulumi up` again")
     return 0
 

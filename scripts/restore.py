@@ -49,10 +49,7 @@ def main() -> int:
         place, tell = places.place(chosen.place), lambda text: print(text, file=sys.stderr, flush=True)
         outcome = restore.restore(chosen.stack, place, chosen.identity, wanted, tell)
     except Problems as problems:
-        print(problems, file=sys.stderr)
-        if chosen.json:
-            print(json.dumps(report.trouble_as_json(problems), indent=2))
-        return report.trouble_code(problems)
+        return report.trouble(problems, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
     lines = [*(f"restored {one}" for one in outcome.done), *(f"kept {one}" for one in outcome.kept)]

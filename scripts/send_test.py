@@ -54,10 +54,7 @@ def main() -> int:
     try:
         told, shown, findings = send_test.work(vars(chosen), progress.print)
     except (Problems, CouldNotTell) as trouble:
-        progress.print(str(trouble), markup=False, soft_wrap=True)
-        if chosen.json:
-            print(json.dumps(report.trouble_as_json(trouble), indent=2))
-        return report.trouble_code(trouble)
+        return report.trouble(trouble, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
     if chosen.json:

@@ -36,10 +36,7 @@ def main() -> int:
             journal.follow(settings, journal.as_json if chosen.json else journal.as_line)
         pictures, trouble = status.read(settings)
     except Problems as problems:
-        print(problems, file=sys.stderr)
-        if chosen.json and not chosen.follow:
-            print(json.dumps(report.trouble_as_json(problems), indent=2))
-        return report.trouble_code(problems)
+        return report.trouble(problems, as_json=chosen.json and not chosen.follow)
     except (KeyboardInterrupt, BrokenPipeError):
         return 0 if chosen.follow else 130
     found = [*trouble, *status.findings(pictures)]

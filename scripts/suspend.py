@@ -29,8 +29,7 @@ def main() -> int:
     try:
         print(suspension.change(chosen.stack, chosen.user, lift=chosen.lift, reason=chosen.reason))
     except Problems as problems:
-        print(problems, file=sys.stderr)
-        return report.trouble_code(problems)
+        return report.trouble(problems, as_json=False)
     except KeyboardInterrupt:
         return 130
     return 0

@@ -45,12 +45,8 @@ BUSY_LIMIT = 60  # seconds; far below the deploy hook's own limit, see deploy_ho
 ISSUE_LIMIT = 300  # seconds besides the propagation time
 # How certbot's DNS plugin reads another API address: python3-cloudflare from 2.9, before, and certbot from 5.
 API_VARIABLES = ("CLOUDFLARE_API_URL", "CF_API_URL", "CLOUDFLARE_BASE_URL")
-# certbot speaks to the network as root. It keeps its way to all files: other certificates of this host, and their
-# hooks, are renewed by the same unit.
-SANDBOX = """\
-CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_NET_BIND_SERVICE
+CONFINED = """\
 NoNewPrivileges=yes
-ProtectSystem=yes
 PrivateDevices=yes
 ProtectKernelTunables=yes
 ProtectKernelModules=yes
@@ -58,7 +54,6 @@ ProtectKernelLogs=yes
 ProtectControlGroups=yes
 ProtectClock=yes
 ProtectHostname=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
@@ -66,38 +61,31 @@ LockPersonality=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM"""
-REPORT_UNIT = """\
+# certbot speaks to the network as root. It keeps its way to all files: other certificates of this host, and their
+# hooks, are renewed by the same unit.
+SANDBOX = f"""\
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_NET_BIND_SERVICE
+ProtectSystem=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+{CONFINED}"""
+# The policy's socket, where the notice goes, belongs to chasquid's group.
+REPORT_UNIT = f"""\
 [Unit]
 Description=Mailroom: report that certificates were not renewed or not handed on
 
 [Service]
 Type=oneshot
-ExecStart={program} --report
+ExecStart={{program}} --report
 UMask=0077
 StateDirectory=mailroom
-# The policy's socket belongs to chasquid's group.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE
-NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=yes
 PrivateTmp=yes
-PrivateDevices=yes
 PrivateNetwork=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
 RestrictAddressFamilies=AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
 MemoryDenyWriteExecute=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallErrorNumber=EPERM
+{CONFINED}
 """
 SHOWN_LINES, SHOWN_WIDTH = 12, 400
 SECRET_SIZE = 8  # characters; what is shorter is a port or the like

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import shlex
-import subprocess
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,17 +150,12 @@ def _masked(deployment: dict[str, Any]) -> Any:
 
 def _open_with(sealed: archive.Sealed) -> None:
     """Let the engine, our child, open the stack with the backup's passphrase where this machine knows none."""
-    if sealed.passphrase is not None and not {PASSPHRASE, f"{PASSPHRASE}_FILE"} & os.environ.keys():
+    if sealed.passphrase is not None and not stacks.passphrase_is_exported():
         os.environ[PASSPHRASE] = sealed.passphrase
 
 
 def _import(stack: str, state: str) -> None:
-    program, environment = stacks.command(stack)
-    done = subprocess.run(
-        [program, "stack", "import", "--stack", stack, "--non-interactive"],
-        cwd=stacks.CHECKOUT, env=environment, input=state, capture_output=True, text=True, check=False,
-        timeout=stacks.ENGINE_SECONDS,
-    )  # fmt: skip
+    done = stacks.run(stack, ["stack", "import", "--stack", stack], state)
     if done.returncode:
         said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         finding = error_about(

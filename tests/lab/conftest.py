@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.client import Lab
-from lab.folders import CHECKOUT
+from lab.folders import CHECKOUT, Folders
+from lab.shell import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +46,23 @@ def lab(lab_name: str) -> Iterator[Lab]:
             yield running
     finally:
         Lab(lab_name).down()
+
+
+@pytest.fixture(scope="module")
+def agent(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The operator's own SSH agent with the key that the machines know."""
+    socket = tmp_path_factory.mktemp("agent") / "socket"
+    with (
+        subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as process,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            assert wait_until(socket.exists, timeout=5)
+            patch.setenv("SSH_AUTH_SOCK", str(socket))
+            subprocess.run(["ssh-add", "-q", str(Folders(lab.name).ssh_key)], check=True)
+            yield
+        finally:
+            process.terminate()
 
 
 @pytest.fixture

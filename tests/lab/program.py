@@ -137,12 +137,11 @@ def split(settings: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     return secrets, plain
 
 
-class ProcessWatch:
-    """Samples every command line on the machine (guests' too) while it is entered."""
+class Watch:
+    """Looks again and again while it is entered; `look` says at what."""
 
-    def __init__(self, needles: list[str]) -> None:
-        self.needles, self.seen = needles, set[str]()
-        self._stop = threading.Event()
+    def __init__(self, pause: float) -> None:
+        self._pause, self._stop = pause, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
@@ -154,10 +153,25 @@ class ProcessWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    line = path.read_bytes().decode(errors="replace")
-                except OSError:
-                    continue
-                self.seen |= {needle for needle in self.needles if needle in line}
+        while not self._stop.wait(self._pause):
+            self.look()
+
+    def look(self) -> None:
+        """Once."""
+        raise NotImplementedError
+
+
+class ProcessWatch(Watch):
+    """Samples every command line on the machine (guests' too)."""
+
+    def __init__(self, needles: list[str]) -> None:
+        super().__init__(pause=0.02)
+        self.needles, self.seen = needles, set[str]()
+
+    def look(self) -> None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            self.seen |= {needle for needle in self.needles if needle in line}

@@ -8,9 +8,8 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -22,7 +21,7 @@ from lab.internet.names import COLLEAGUES_MX, zone_id
 from operations import dns as outside
 from standards import dkim
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, INSTALLED, Stack
+from tests.lab.program import DOMAIN, INSTALLED, Stack, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,33 +52,23 @@ OTHERS_SPF = {"type": "TXT", "name": SECOND, "content": '"v=spf1 ip4:192.0.2.77 
 TEAM_DOMAIN = {"name": TEAM, "zoneId": zone_id(SECOND), "mail": "external", "mx": [COLLEAGUES_MX]}
 
 
-class Knocking:
-    """Greets port 25 again and again; `gaps` counts the times it did not answer, however long each."""
+class Knocking(Watch):
+    """Greets port 25; `gaps` counts the times it did not answer, however long each."""
 
     def __init__(self, address: str) -> None:
+        super().__init__(pause=0.05)
         self.address, self.gaps, self.answers = address, 0, 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._knock, daemon=True)
+        self._answered = True
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _knock(self) -> None:
-        answered = True
-        while not self._stop.wait(0.05):
-            try:
-                with socket.create_connection((self.address, 25), timeout=5) as connection:
-                    now = connection.recv(4) == b"220 "
-            except OSError:
-                now = False
-            self.answers += now
-            self.gaps += answered and not now
-            answered = now
+    def look(self) -> None:
+        try:
+            with socket.create_connection((self.address, 25), timeout=5) as connection:
+                now = connection.recv(4) == b"220 "
+        except OSError:
+            now = False
+        self.answers += now
+        self.gaps += self._answered and not now
+        self._answered = now
 
 
 class Story:

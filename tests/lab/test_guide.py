@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from lab.folders import CHECKOUT, Folders
+from lab.folders import CHECKOUT
 from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN
-from lab.shell import wait_until
 from operations import new_stack, stacks
 from tests.lab.program import DOMAIN, HOST, INSTALLED
 
@@ -99,7 +98,7 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def reader(lab: Lab, agent: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """Two tokens, an SSH agent, a machine that was just ordered, and nothing else."""
     home = tmp_path_factory.mktemp("guide")
     vps = lab.fresh_vps(octet=87, installed=INSTALLED)
@@ -107,26 +106,16 @@ def reader(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reade
         lab.set_ptr(address, HOST)
     (home / "api.token").write_text(CLOUDFLARE_TOKEN)
     (home / "acme.token").write_text(ACME_TOKEN)
-    socket = home / "agent"
-    with (
-        subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as agent,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        try:
-            assert wait_until(socket.exists, timeout=5)
-            patch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
-            patch.setenv("HOME", str(home))
-            patch.setenv("SSH_AUTH_SOCK", str(socket))
-            patch.setenv("SSL_CERT_FILE", str(lab.status["ca_file"]))  # the system's store knows the lab's CA
-            patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-            for name in ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
-                patch.delenv(name, raising=False)
-            subprocess.run(["ssh-add", "-q", str(Folders(lab.name).ssh_key)], check=True)
-            yield Reader(lab, vps, home)
-        finally:
-            agent.terminate()
-            new_stack.path_of(STACK).unlink(missing_ok=True)
-            lab.remove_vps(vps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
+        patch.setenv("HOME", str(home))
+        patch.setenv("SSL_CERT_FILE", str(lab.status["ca_file"]))  # the system's store knows the lab's CA
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        for name in ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
+            patch.delenv(name, raising=False)
+        yield Reader(lab, vps, home)
+    new_stack.path_of(STACK).unlink(missing_ok=True)
+    lab.remove_vps(vps)
 
 
 def like_every_stack_of_a_lab(reader: Reader) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lab.folders import CHECKOUT, Folders
+from lab.folders import CHECKOUT
 from lab.shell import wait_until
 from operations import preflight
 from operations.preflight import Request, contact, outside
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from lab.client import Lab, Vps
 
+pytestmark = pytest.mark.usefixtures("agent")
 RECEIVERS = ("mx.receiver.test", "mx.colleagues.test")
 TINYCORE = 'NAME=TinyCore\nID=tinycore\nVERSION_ID=15.0\nPRETTY_NAME="TinyCoreLinux 15.0"\n'
 # A mail server as another package would leave it: program, package database, process and greeting.
@@ -53,23 +54,6 @@ X
 systemd-run --quiet --unit=foreign --setenv=PYTHONHOME=/usr /usr/lib/postfix/sbin/master /root/greet.py
 for i in $(seq 50); do ss -Hltn 'sport = :25' | grep -q . && exit; sleep 0.1; done; exit 1
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def agent(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The operator's own SSH agent with the key that the machines know."""
-    socket = tmp_path_factory.mktemp("agent") / "socket"
-    with (
-        subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL) as process,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        try:
-            assert wait_until(socket.exists, timeout=5)
-            patch.setenv("SSH_AUTH_SOCK", str(socket))
-            subprocess.run(["ssh-add", "-q", str(Folders(lab.name).ssh_key)], check=True)
-            yield
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 MIRROR = "https://deb.example.net/debian"
 ONE_LINE = """\
-# deb http://deb.debian.org/debian bookworm main
-deb http://deb.debian.org/debian/ bookworm main contrib # ours
-deb-src [signed-by=/usr/share/keyrings/x.gpg arch=amd64]  http://deb.debian.org/debian bookworm-updates main
+# deb http://deb.example.org/debian bookworm main
+deb http://deb.example.org/debian/ bookworm main contrib # ours
+deb-src [signed-by=/usr/share/keyrings/x.gpg arch=amd64]  http://deb.example.org/debian bookworm-updates main
 deb http://security.debian.org/debian-security bookworm-security main
 deb https://download.docker.com/linux/debian bookworm stable
 deb https://apt.releases.example.com bookworm main
@@ -172,7 +172,7 @@ def test_what_was_there_comes_back_to_the_byte_when_the_setting_goes(host: FakeH
 
 def test_a_file_that_somebody_changed_since_stays_theirs(host: FakeHost) -> None:
     prepare(host, **ALL)
-    (host.root / "etc/apt/sources.list").write_text("deb http://deb.debian.org/debian trixie main\n")
+    (host.root / "etc/apt/sources.list").write_text("deb http://deb.example.org/debian trixie main\n")
     said = prepare(host)[1]
     assert f"left {host.root}/etc/apt/sources.list, which somebody changed since" in said
     assert "trixie" in (host.root / "etc/apt/sources.list").read_text()
