@@ -9,10 +9,10 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from operations import stacks
+from tests.lab.program import processes
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -92,10 +92,8 @@ class LiveRun:
 def descendants(pid: int) -> list[int]:
     """Every living process below one."""
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
+    for process, stat in processes("stat"):
+        children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(process)
     found, queue = [], [pid]
     while queue:
         below = children.get(queue.pop(), [])

@@ -22,6 +22,7 @@ from lab.client import Lab
 from lab.errors import LabError
 from lab.folders import CHECKOUT, LABS, Folders
 from lab.shell import Progress, run
+from tests.lab.program import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,9 +69,7 @@ def traces(lab: str) -> list[str]:
         "cgroup": "\n".join(str(path) for h in machines.hierarchies() for path in h.iterdir()),
         "folder": "\n".join(str(path) for path in LABS.glob("*")),
         "process": "\n".join(
-            path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if path.exists() and path.parent.name != str(os.getpid())
+            line.replace("\0", " ") for process, line in processes("cmdline") if process != os.getpid()
         ),
     }
     return [
