@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pulumi
 
 from components.dns.provider import Propagated, SpfTakeover, ZoneGate
+from components.dns.record import DnsRecord
 from standards.records import Record, with_dkim_key
 
 if TYPE_CHECKING:
@@ -42,16 +43,14 @@ class _Dns(pulumi.ComponentResource):
         self.register_outputs({"names": [record.name for record in args.records]})
 
     def _publish(self, record: Record, content: pulumi.Output[str], args: DnsArgs) -> pulumi.Resource:
-        import pulumi_cloudflare as cloudflare  # costs two seconds: only a program that publishes pays it
-
-        published: pulumi.Resource = cloudflare.DnsRecord(
+        return DnsRecord(
             record.key,
             zone_id=record.zone_id,
             name=record.name,
             type=record.type,
-            ttl=float(record.ttl),
+            ttl=record.ttl,
             content=content,
-            priority=None if record.priority is None else float(record.priority),
+            priority=record.priority,
             proxied=False,  # a proxied name answers with an edge that speaks no SMTP
             comment=record.comment(args.stack),
             opts=pulumi.ResourceOptions(
@@ -60,7 +59,6 @@ class _Dns(pulumi.ComponentResource):
                 delete_before_replace=True,  # the API refuses the new record while the old one stands
             ),
         )
-        return published
 
 
 class HostDns(_Dns):

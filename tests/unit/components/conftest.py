@@ -104,6 +104,21 @@ def thread_loop() -> Iterator[None]:
     asyncio.set_event_loop(None)
 
 
+def observed(program: Callable[[], None], *, preview: bool = False) -> Run:
+    """What a program registers with an engine that takes everything."""
+    engine = Engine()
+    monitor = Monitor(engine)
+    pulumi.runtime.set_mocks(engine, project="mailroom", stack="dev", preview=preview, monitor=monitor)
+    pulumi.runtime.test(program)()
+    return Run(engine, monitor)
+
+
+@pytest.fixture
+def observe() -> Callable[[Callable[[], None]], Run]:
+    """Run any program."""
+    return observed
+
+
 @pytest.fixture
 def run_program() -> Callable[..., Run]:
     """Run the MailServer of the dev stack's settings, as changed by `change(config)`."""
@@ -111,9 +126,6 @@ def run_program() -> Callable[..., Run]:
     def run(change: Callable[[dict[str, Any]], None] = lambda _: None, *, preview: bool = False) -> Run:
         config = dev_config()
         change(config)
-        engine = Engine()
-        monitor = Monitor(engine)
-        pulumi.runtime.set_mocks(engine, project="mailroom", stack="dev", preview=preview, monitor=monitor)
 
         def program() -> None:
             from components.mail_server import MailServer, MailServerArgs
@@ -124,7 +136,6 @@ def run_program() -> Callable[..., Run]:
             for name, value in outputs(settings, server).items():
                 pulumi.export(name, value)
 
-        pulumi.runtime.test(program)()
-        return Run(engine, monitor)
+        return observed(program, preview=preview)
 
     return run
