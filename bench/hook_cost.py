@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PART = Path(build.__file__).parent
-SOCKET = "/run/mailroom-policy/socket"  # where the hook asks on hosts
 DOMAIN, HOST, USER = "bench.test", "smtp.bench.test", "bench@bench.test"
 OTHER = "somebody-else@bench.test"
 ALLOWED = {50: 15.0, 99: 40.0}  # percentile -> milliseconds the hook may add
@@ -124,19 +123,19 @@ def running_server(
 
 @contextmanager
 def running_policy(folder: Path, logins: Sequence[str]) -> Iterator[None]:
-    """The hook as it is released, and the service behind it; only their socket is another."""
-    hook, state, settings = folder / "hooks/post-data", folder / "state", folder / "policy.json"
+    """The service as it is released, where the server asks it; only the socket is another."""
+    hook, state, settings, asked = (
+        folder / "hooks/post-data",
+        folder / "state",
+        folder / "policy.json",
+        folder / "socket",
+    )
     hook.parent.mkdir()
     state.mkdir()
-    released = (PART / "post-data").read_text()
-    if SOCKET not in released:
-        raise CannotMeasure(f"{PART / 'post-data'} does not name {SOCKET}; write its socket into {__file__}")
-    hook.write_text(released.replace(SOCKET, str(folder / "socket")))
-    hook.chmod(0o755)
+    hook.symlink_to(asked)
     settings.write_text(json.dumps(policy(logins)))
-    asked = str(folder / "socket")
     with running([sys.executable, "-B", "-m", "policy", asked, settings, state], PART, "policy", folder) as log:
-        wait_until_connected(socket.AF_UNIX, asked, log)
+        wait_until_connected(socket.AF_UNIX, str(asked), log)
         yield
 
 

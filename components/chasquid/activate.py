@@ -39,6 +39,7 @@ else:
 
 MAILROOM = Path("/etc/mailroom")
 PROGRAMS = Path("/usr/local/lib/mailroom/chasquid")
+POLICY = "/run/mailroom-policy/socket"  # asked about each message (post_data.go)
 UNIT = Path("/etc/systemd/system/chasquid.service")
 PENDING = Path("/run/mailroom/restart-pending")  # there while what runs may be older than what is on disk
 SERVICE = "chasquid.service"
@@ -110,7 +111,10 @@ def content(wanted: dict[str, Any]) -> tuple[dict[str, tuple[bytes, int]], dict[
             f"files for {', '.join(strangers)} are staged", f"expected domains {', '.join(wanted['domains'])} only",
             STAGE_AGAIN,
         )  # fmt: skip
-    links = {"certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"]), "scripts": str(SCRIPTS)}
+    links = {
+        "certs": str(MAILROOM / "certs"), "bin": str(PROGRAMS / wanted["binary"]), "scripts": str(SCRIPTS),
+        "hooks/post-data": POLICY,
+    }  # fmt: skip
     files[f"domains/{client.DOMAIN}/users"] = (client.users_file(), 0o640)
     files[f"domains/{client.DOMAIN}/aliases"] = (b"", 0o640)
     for domain in sorted(domains.union(wanted["domains"], {client.DOMAIN})):

@@ -29,7 +29,8 @@ COMMANDS = {"chasquid": ".", "chasquid-util": "./cmd/chasquid-util"}
 # - A length in a signature (RFC 6376 section 3.5, l=) beyond the end of the body stops the whole server there, and a
 #   shorter one vouches for text that anybody may have added: such a signature fails.
 # - An answer to AUTH is held back by a random part of what the work left of 100 ms, and only a user who exists costs
-#   work, so the time tells who exists: the end is drawn before the work begins, and everybody's password is hashed.
+#   work, so the time tells who exists: the end is drawn before the work begins, and any wrong password costs the same.
+# - The post-data hook is a program, started for each message: where it is a link, the socket there is asked (ADDED).
 MENDED = {
     "internal/dkim/verify.go": (
         "\tif sig.l > 0 {\n\t\tbodyC = bodyC[:sig.l]\n",
@@ -53,13 +54,22 @@ MENDED = {
     "internal/userdb/userdb.go": (
         "\tif !ok {\n\t\treturn false\n\t}\n\n\treturn passwd.PasswordMatches(plainPassword)\n",
         (
-            "\tif !ok || passwd.GetDenied() != nil {\n"
+            "\tif ok && passwd.GetDenied() == nil && passwd.PasswordMatches(plainPassword) {\n\t\treturn true\n\t}\n"
+            "\tif passwd.GetScrypt().GetLogN() < 14 {\n"
             "\t\tnobody := &Scrypt{LogN: 14, R: 8, P: 1, KeyLen: 32, Salt: make([]byte, 16)}\n"
-            "\t\tnobody.PasswordMatches(plainPassword)\n\t\treturn false\n\t}\n\n"
-            "\treturn passwd.PasswordMatches(plainPassword)\n"
+            "\t\tnobody.PasswordMatches(plainPassword)\n\t}\n\treturn false\n"
+        ),
+    ),
+    "internal/smtpsrv/conn.go": (
+        "\t// TODO: check if the file is executable.\n",
+        (
+            "\tif socket, err := os.Readlink(c.postDataHook); err == nil {\n"
+            "\t\treturn c.askPostData(socket, data)\n\t}\n"
         ),
     ),
 }
+# Files of ours beside the module's: their place there, and here.
+ADDED = {"internal/smtpsrv/post_data.go": Path(__file__).with_name("post_data.go")}
 LDFLAGS = "-s -w -X main.version={version}"
 
 
@@ -165,6 +175,8 @@ def mended(module: Path, copy: Path) -> str:
                 f"{name} of the module is not as expected, so it cannot be mended; review MENDED in {__file__}"
             )
         file.write_text(text.replace(as_it_is, as_we_build_it), encoding="utf-8")
+    for name, ours in ADDED.items():
+        shutil.copyfile(ours, copy / name)
     return str(copy)
 
 
@@ -174,15 +186,19 @@ def _compile(go: str, directory: str, package: str, output: Path, arch: str) -> 
     return output.read_bytes()
 
 
-def _go(go: str, arguments: Sequence[str], directory: str, arch: str) -> str:
+def environment(arch: str) -> dict[str, str]:
+    """Where each machine's Go makes the same bytes."""
     own = {name: value for name, value in os.environ.items() if name not in ("GOEXPERIMENT", "GODEBUG")}
-    environment = {
+    return {
         **own, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": arch,
         "GOFLAGS": "-mod=readonly", "GOWORK": "off", "GOAMD64": "v1", "GOARM64": "v8.0",
     }  # fmt: skip
+
+
+def _go(go: str, arguments: Sequence[str], directory: str, arch: str) -> str:
     try:
         answer = subprocess.run(
-            [go, *arguments], cwd=directory, env=environment, capture_output=True, text=True, check=False
+            [go, *arguments], cwd=directory, env=environment(arch), capture_output=True, text=True, check=False
         )
     except OSError as error:
         raise BuildError(f"{go} cannot be run ({error.strerror}), expected the pinned Go; give its path") from error

@@ -23,7 +23,6 @@ AS_IT_IS = {
     "mailroom-policy.socket": "0644",
     "no-local-delivery": "0755",
 }
-HOOK = "post-data"
 
 
 def chasquid_conf(host: HostSettings) -> list[str]:
@@ -49,7 +48,6 @@ def plain_files(settings: Settings, host: HostSettings) -> Files:
     files: Files = {
         "chasquid.conf": _file(chasquid_conf(host)),
         **{name: _file(_source(name), mode) for name, mode in AS_IT_IS.items()},
-        f"hooks/{HOOK}": _file(_source(HOOK), "0755"),
         "policy.json": _file(json.dumps(sender_policy.policy(settings, host), indent=1).splitlines()),
     }
     for domain in settings.served:

@@ -90,7 +90,7 @@ def speaks_before_tls(port: int, hostname: str) -> list[str]:
 
 
 def takes_forged_sender(release: Path) -> list[str]:
-    """chasquid sends unasked when its hook is missing or says nothing, so only a refusal proves the sender policy.
+    """chasquid sends unasked when it has no hook, so only a refusal proves the sender policy.
 
     The message would end at this host's own `no-local-delivery`, were it ever accepted.
     """

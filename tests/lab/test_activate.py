@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 HOSTNAME, DOMAIN = "smtp.example.test", "example.test"
 SCRIPTS = "usr/local/lib/mailroom/scripts"
+# In place of the sender policy: hears each request to its end, says `reply` and hangs up.
+IMPOSTOR = """import socket
+listener = socket.socket(fileno=3)
+while True:
+    with listener.accept()[0] as client:
+        while client.recv(65536):
+            pass
+        client.sendall({reply!r}.encode())
+"""
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 PASSWORD = "CANARY-of-alice"  # a canary, too: no script may print it
 USER_FILE, ALIASES = f"domains/{DOMAIN}/users", f"domains/{DOMAIN}/aliases"
@@ -92,8 +101,8 @@ class Server:
     plain: dict[str, Any] = field(default_factory=dict)
     secret: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, script: str, payload: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        answer = self.vps.ssh(f"/{SCRIPTS}/{script}", json.dumps(payload), timeout=120)
+    def run(self, script: str, payload: dict[str, Any], folder: str = SCRIPTS) -> subprocess.CompletedProcess[str]:
+        answer = self.vps.ssh(f"/{folder}/{script}", json.dumps(payload), timeout=120)
         assert PASSWORD not in answer.stdout + answer.stderr
         return answer
 
@@ -109,11 +118,11 @@ class Server:
             {DOMAIN: "\n".join(lines_of_users({"alice": PASSWORD}))}, {(DOMAIN, "m1"): DKIM_KEY}
         )
 
-    def activate(self) -> subprocess.CompletedProcess[str]:
+    def activate(self, scripts: str = SCRIPTS) -> subprocess.CompletedProcess[str]:
         for kind, files in (("plain", self.plain), ("secret", self.secret)):
             staged = self.run("stage.py", {"kind": kind, "files": files})
             assert staged.returncode == 0, staged.stderr
-        return self.run("activate.py", self.payload())
+        return self.run("activate.py", self.payload(), scripts)
 
     def payload(self) -> dict[str, Any]:
         return {
@@ -278,23 +287,22 @@ def test_a_release_that_fails_its_probe_is_rolled_back(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook", "says"),
+    ("reply", "says"),
     [
-        (None, "there is no sender policy"),
-        (["#!/bin/sh", "exit 0"], "a forged sender is answered with '250"),
-        (["#!/bin/sh", "echo nonsense"], "a forged sender is answered with '250"),
-        (["#!/bin/sh", "exit 1"], "a forged sender is answered with '451"),
+        ("verdict 0\n", "a forged sender is answered with '250"),
+        ("X-Nonsense: 1\n", "a forged sender is answered with '451"),
+        ("", "a forged sender is answered with '451"),
     ],
+    ids=["takes-all", "no-verdict", "says-nothing"],
 )
 def test_without_a_policy_that_refuses_forged_senders_the_release_before_comes_back(
-    server: Server, hook: list[str] | None, says: str
+    server: Server, reply: str, says: str
 ) -> None:
     before = server.must("readlink /etc/mailroom/current")
-    if hook is None:
-        del server.plain["hooks/post-data"]
-    else:
-        server.plain["hooks/post-data"] = {"mode": "0755", "lines": hook}
-    answer = server.activate()
+    impostors = "usr/local/lib/mailroom/impostors"
+    server.must(f"rm -rf /{impostors}; cp -a /{SCRIPTS} /{impostors}")
+    server.must(f"cat >/{impostors}/policy/__main__.py", IMPOSTOR.format(reply=reply))
+    answer = server.activate(impostors)
     assert answer.returncode == 1
     assert says in answer.stderr
     assert "the release before it is back and serves" in answer.stderr

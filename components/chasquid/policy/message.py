@@ -1,4 +1,4 @@
-"""What chasquid's hook hands over, read strictly: the envelope, header fields, and the addresses in them.
+"""What chasquid (post_data.go) hands over, read strictly: the envelope, header fields, and the addresses in them.
 
 Where two readers may read a message differently, one of them is fooled: such a message is `Malformed`.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ACCEPT, REFUSE, DEFER = 0, 20, 75  # exit statuses of the hook (docs/hooks.md of chasquid)
+ACCEPT, REFUSE, DEFER = 0, 20, 75  # as a hook's exit statuses (docs/hooks.md of chasquid)
 FIELDS = 7
 FIELD = 8000  # characters of a field with addresses: nobody's From is longer
 ADDRESS = 320  # characters: 64 before the @ and 255 after it (RFC 5321 section 4.5.3.1)
@@ -45,7 +45,7 @@ class Verdict:
     text: str = ""
 
     def reply(self) -> bytes:
-        """What the hook reads; the status comes last, so that a reply that is cut short accepts nothing."""
+        """What chasquid reads; the status comes last, so that a reply that is cut short accepts nothing."""
         text = f"{self.text}\n" if self.text else ""
         return f"{text}verdict {self.status}\n".encode(errors="surrogateescape")
 
@@ -94,7 +94,7 @@ class Request:
 
     @classmethod
     def parse(cls, data: bytes) -> Request:
-        """What the hook sends: seven fields, each ended by NUL, then the message. Raises `Malformed`."""
+        """What chasquid sends: seven fields, each ended by NUL, then the message. Raises `Malformed`."""
         parts = data.split(b"\0", FIELDS)
         if len(parts) <= FIELDS:
             raise Malformed("the request is cut short")

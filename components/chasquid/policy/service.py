@@ -1,4 +1,4 @@
-"""Answers chasquid's hook over a unix socket: one connection a message, one verdict a connection.
+"""Answers chasquid (post_data.go) over a unix socket: one connection a message, one verdict a connection.
 
 Whatever goes wrong here defers the message: it is never taken unjudged.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WORKERS = 64  # requests at once
 STRANGERS = 48  # of them from outside, which may wait for DNS: users always find a worker
-LIMIT = 45.0  # seconds for a request; the hook gives up after 50, chasquid after 60
+LIMIT = 45.0  # seconds for a request; chasquid gives up after 50
 SIZE = 32 * 2**20  # bytes; chasquid takes messages of 25 MB
 FORGERIES = 10  # in a day: one more, and the postmaster hears of it
 TELLING = (OSError, sqlite3.Error)  # errors whose text is of the system, never of a message

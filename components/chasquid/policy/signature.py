@@ -1,6 +1,6 @@
 """A second DKIM signature where chasquid's is not enough: RFC 8058 section 4 wants List-Unsubscribe-Post covered.
 
-chasquid signs before it asks the hook and puts nothing but Received and our fields on top, none of which is signed.
+chasquid signs before it asks and puts nothing but Received and our fields on top, none of which is signed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALICE = "alice@example.com"
+MESSAGE = f"From: {ALICE}\nTo: to@receiver.test\n\nHello\n".encode()
 
 
 class Clock:
@@ -66,3 +69,26 @@ def ask() -> Callable[..., Request]:
         return Request("192.0.2.1:1", "client", sender, recipients, user, True, False, f"{text}\nHello\n".encode())
 
     return make
+
+
+@pytest.fixture
+def exchange() -> Callable[..., tuple[int | None, bytes]]:
+    """Asks at a socket as post_data.go does; gives verdict (None: there was none) and text."""
+
+    def exchange(path: Path, message: bytes = MESSAGE, **fields: str) -> tuple[int | None, bytes]:
+        given = {
+            "REMOTE_ADDR": "192.0.2.1:1", "EHLO_DOMAIN": "client", "MAIL_FROM": ALICE, "RCPT_TO": "to@receiver.test",
+            "AUTH_AS": ALICE, "ON_TLS": "1", "SPF_PASS": "0", **fields,
+        }  # fmt: skip
+        answer = b""
+        with socket.socket(socket.AF_UNIX) as server, suppress(OSError):
+            server.settimeout(20)
+            server.connect(str(path))
+            server.sendall(b"".join(value.encode() + b"\0" for value in given.values()) + message)
+            server.shutdown(socket.SHUT_WR)
+            while part := server.recv(65536):
+                answer += part
+        text, found, verdict = answer.rpartition(b"verdict ")
+        return (int(verdict) if found and verdict.endswith(b"\n") else None), text
+
+    return exchange

@@ -1,15 +1,13 @@
-"""The service behind chasquid's hook, and the hook itself: whatever goes wrong defers, nothing is taken unjudged."""
+"""The service that chasquid asks about each message: whatever goes wrong defers, nothing is taken unjudged."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +18,7 @@ from components.chasquid.policy.service import Service, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from conftest import Clock
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from components.chasquid.policy.message import Request
 
 ALICE = "alice@example.com"
-HOOK = Path("components/chasquid/post-data")
 MESSAGE = f"From: {ALICE}\nTo: to@receiver.test\n\nHello\n".encode()
 
 
@@ -297,125 +295,68 @@ def test_no_stranger_writes_a_second_line_into_the_log(
     assert "\n" not in caplog.messages[0]
 
 
-# The hook
+# At its socket
+
+Asked = "Callable[..., tuple[int | None, bytes]]"
 
 
 @pytest.fixture
-def running(policy: Service, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[bytes]]]:
-    """The real hook against the real service; gives what the hook did with a message."""
+def asked(policy: Service, tmp_path: Path, exchange: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """The service at a real socket; gives its verdict about a message and its text."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(16)
         thread = threading.Thread(target=policy.serve, args=(listener,))
         thread.start()
-        yield lambda message=MESSAGE, **fields: hook(path, message, **fields)
+        yield lambda *message, **fields: exchange(path, *message, **fields)
         policy.stop()
         thread.join()
 
 
-def hook(path: Path, message: bytes = MESSAGE, **fields: str) -> subprocess.CompletedProcess[bytes]:
-    script = HOOK.read_text().replace("/run/mailroom-policy/socket", str(path))
-    assert str(path) in script
-    environment = {
-        "PATH": os.environ["PATH"], "REMOTE_ADDR": "192.0.2.1:1", "EHLO_DOMAIN": "client", "MAIL_FROM": ALICE,
-        "RCPT_TO": "to@receiver.test", "AUTH_AS": ALICE, "ON_TLS": "1", "SPF_PASS": "0", **fields,
-    }  # fmt: skip
-    return subprocess.run(
-        ["perl", "-e", script], input=message, env=environment, capture_output=True, check=False, timeout=20
-    )
-
-
-Running = "Callable[..., subprocess.CompletedProcess[bytes]]"
-
-
-def test_the_hook_accepts_with_header_fields_and_nothing_else(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = running()
-    assert (done.returncode, done.stdout) == (0, b"")
+def test_a_message_is_taken_with_header_fields_and_nothing_else(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked() == (ACCEPT, b"")
     monkeypatch.setattr(service.signature, "headers", lambda *_: ["X-One: 1", "X-Two: 2\n more"])
-    done = running()
-    assert (done.returncode, done.stdout) == (0, b"X-One: 1\nX-Two: 2\n more\n")
+    assert asked() == (ACCEPT, b"X-One: 1\nX-Two: 2\n more\n")
 
 
-def test_the_hook_hands_over_each_part_and_every_byte(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_and_every_byte_is_looked_at(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(Service, "judge", lambda _, request, __: seen.append(request) or Verdict.accept())
     message = MESSAGE + bytes(range(256)) * 9000
-    assert running(message, RCPT_TO="a@x.test b@y.test", SPF_PASS="1", MAIL_FROM="<>").returncode == 0
+    assert asked(message, RCPT_TO="a@x.test b@y.test", SPF_PASS="1", MAIL_FROM="<>")[0] == ACCEPT
     assert seen[0].message == message
     assert (seen[0].recipients, seen[0].spf_pass, seen[0].sender) == (("a@x.test", "b@y.test"), True, "")
 
 
-def test_the_hook_refuses_with_the_words_of_the_policy(running: Running) -> None:
-    done = running(MAIL_FROM="ceo@bank.test")
-    assert done.returncode == 20
-    assert done.stdout.startswith(b"5.7.1 alice@example.com may not send as ceo@bank.test")
+def test_a_refusal_has_the_words_of_the_policy(asked: Asked) -> None:
+    verdict, text = asked(MAIL_FROM="ceo@bank.test")
+    assert verdict == REFUSE
+    assert text.startswith(b"5.7.1 alice@example.com may not send as ceo@bank.test")
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"",
-        b"X-Header: 1\n",
-        b"X-Header: verdict 0\n",
-        b"verdict 0 \nmore",
-        b"verdict ",
-        b"verdict 2",
-        b"X\nverdict 00\n",
-    ],
-)
-def test_the_hook_takes_nothing_for_a_yes_but_a_whole_one(tmp_path: Path, reply: bytes) -> None:
-    path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                while connection.recv(4096):
-                    pass
-                connection.sendall(reply)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        done = hook(path)
-        thread.join()
-    assert done.returncode == DEFER
-    assert done.stdout.startswith(b"4.3.0")
-
-
-def test_the_hook_defers_where_nobody_listens(tmp_path: Path) -> None:
-    done = hook(tmp_path / "nothing")
-    assert (done.returncode, done.stdout[:5]) == (DEFER, b"4.3.0")
-
-
-def test_a_request_that_nobody_waits_for_any_more_counts_nothing(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_nobody_waits_for_any_more_counts_nothing(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[Any] = []
     monkeypatch.setattr(Service, "judge", lambda _, request, __: judged.append(request) or Verdict.accept())
     monkeypatch.setattr(service, "LIMIT", -1.0)  # every worker was busy for longer
-    assert (running().returncode, judged) == (DEFER, [])
+    assert (asked(), judged) == ((None, b""), [])
 
 
 def test_a_stopping_service_answers_who_has_asked(
-    running: Running, policy: Service, monkeypatch: pytest.MonkeyPatch
+    asked: Asked, policy: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = threading.Event()
+    at_work = threading.Event()
 
     def slowly(*_: object) -> Verdict:
-        asked.set()
+        at_work.set()
         time.sleep(0.3)
         return Verdict.accept()
 
     monkeypatch.setattr(Service, "judge", slowly)
-    answers: list[int] = []
-    thread = threading.Thread(target=lambda: answers.append(running().returncode))
+    answers: list[int | None] = []
+    thread = threading.Thread(target=lambda: answers.append(asked()[0]))
     thread.start()
-    asked.wait(5)
+    at_work.wait(5)
     policy.stop()
     thread.join()
     assert answers == [0]
@@ -423,11 +364,11 @@ def test_a_stopping_service_answers_who_has_asked(
 
 @pytest.mark.parametrize(("root", "code"), [(os.getuid(), 0), (os.getuid() + 1, 20)])
 def test_a_notice_of_root_is_sent_and_one_of_anybody_else_is_not(
-    running: Running, monkeypatch: pytest.MonkeyPatch, root: int, code: int
+    asked: Asked, monkeypatch: pytest.MonkeyPatch, root: int, code: int
 ) -> None:
     sent: list[tuple[str, str]] = []
     monkeypatch.setattr(notices, "tell", lambda subject, text, _: sent.append((subject, text)))
     monkeypatch.setattr(notices, "ROOT", root)
     message = b"Subject: Certificates\n\nnot renewed\n\nmore\n"
-    assert running(message, REMOTE_ADDR="notice", AUTH_AS="").returncode == code
+    assert asked(message, REMOTE_ADDR="notice", AUTH_AS="")[0] == code
     assert sent == ([("Certificates", "not renewed\n\nmore\n")] if code == 0 else [])
