@@ -285,15 +285,21 @@ def note_load() -> None:
 
 
 def judged(
-    doc: str | None, end: str | None, each: str, default: int, measure: Callable[[int], tuple[list[str], bool]]
+    doc: str | None,
+    end: str | None,
+    each: str,
+    default: int,
+    measure: Callable[[int], tuple[list[str], bool]],
+    *,
+    what: str = "messages",
 ) -> int:
     """What a benchmark's command line does: measure, show, and 0 or 1 as it was; 3 when it could not be measured."""
     parser = argparse.ArgumentParser(description=doc, epilog=end)
-    parser.add_argument("--messages", type=int, default=default, help=f"{each}, at least (default {default})")
+    parser.add_argument(f"--{what}", type=int, default=default, help=f"{each}, at least (default {default})")
     chosen = parser.parse_args()
     note_load()
     try:
-        lines, failed = measure(chosen.messages)
+        lines, failed = measure(getattr(chosen, what))
     except (CannotMeasure, OSError) as trouble:
         print(f"error: {trouble}", file=sys.stderr)
         return 3

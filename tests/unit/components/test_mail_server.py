@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pulumi
 import pytest
 
+from components import mail_server
 from components.dkim.provider import DkimKeyProvider
 from standards import passwords
 
@@ -385,3 +387,17 @@ def test_reload_hooks_go_with_the_certificate_they_are_for(run_program: Any) -> 
     assert {each["name"]: each["hooks"] for each in payload["certificates"]} == {
         HOST: ["true\n"], "example.test": ["a\n", "b\n"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_stack_that_will_be_slow_is_told_so_and_what_to_do(
+    run_program: Any, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, *_: said.append(text))
+    registered = len(run_program().resources)
+    monkeypatch.setattr(mail_server, "MANY", registered - 1 if is_large else registered + 9)
+    run_program()
+    large = [text for text in said if "PULUMI_SKIP_CHECKPOINTS" in text]
+    assert len(large) == is_large
+    assert mail_server.MANY > 20
