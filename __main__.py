@@ -11,6 +11,9 @@ from components.outputs import outputs
 from components.settings import Settings
 from standards.finding import Problems
 
+# The SDK tells the engine of each step of a registration and waits for it to listen: a fifth of a run's time, unread.
+pulumi.log.debug = lambda *_, **__: None
+
 
 def read(key: str) -> object | None:
     """One value of the stack's configuration: parsed where it is a list or a mapping, else its text."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a run of the dev stack costs, as a multiple of a Pulumi program without any resource.
+"""What a run of the dev stack costs, as a multiple of a Pulumi program with one secret setting and no resource.
 
 `pulumi preview` and an `up` that finds nothing to do, of both programs by turns, with the same engine, interpreter and
 kind of backend. The processor time is that of all processes of a run. Needs the dev stack as `make up` leaves it.
@@ -88,13 +88,14 @@ class Comparison:
 
 
 def empty_program(place: Path, pulumi: str, environment: Mapping[str, str]) -> Program:
-    """A program without resources, its stack deployed once."""
+    """A program without resources and with a secret setting, its stack deployed once."""
     for name, text in EMPTY.items():
         (place / name).write_text(text.format(venv=stacks.CHECKOUT / ".venv"))
     (place / "state").mkdir()
     own = {"PULUMI_BACKEND_URL": f"file://{place}/state", "PULUMI_CONFIG_PASSPHRASE": "empty"}
     program = Program(place, pulumi, {**environment, **own}, "empty")
     program.run("stack", "init")
+    program.run("config", "set", "--secret", "opened", "by the passphrase, as those of our stack are")
     program.run("up", "--yes", "--skip-preview")
     return program
 
