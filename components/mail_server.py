@@ -22,7 +22,7 @@ from standards.records import Record, domain_spf, ours_around, report_receivers,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from components.settings import HostSettings, Settings
+    from components.settings import CloudflareSettings, HostSettings, Settings
     from standards.records import Wave
 
 MANY: Final = 300  # resources: from there on a run spends more time on writing its state than on all else
@@ -119,7 +119,7 @@ class MailServer(pulumi.ComponentResource):
                 reports=[] if wave else self._reports_to_others(zone_id),
                 resolver=self._settings.resolver,
                 stack=self._settings.stack,
-                token=pulumi.Output.secret(api.api_token.get_secret_value()),
+                token=_kept_token(api),
                 base_url=api.base_url,
                 opts=self._child(after),
             )
@@ -145,7 +145,7 @@ class MailServer(pulumi.ComponentResource):
                 SpfTakeover(
                     f"{claim['name']}/spf-takeover",
                     claim=claim,
-                    token=pulumi.Output.secret(api.api_token.get_secret_value()),
+                    token=_kept_token(api),
                     base_url=api.base_url,
                     opts=self._child(gates),
                 )
@@ -256,6 +256,11 @@ class MailServer(pulumi.ComponentResource):
             depends_on=[chasquid.serving, *ready],
         )
         return last
+
+
+def _kept_token(api: CloudflareSettings) -> pulumi.Output[str] | None:
+    """The API token for a resource that writes; None where every run brings its own."""
+    return pulumi.Output.secret(api.api_token.get_secret_value()) if api.token_is_kept else None
 
 
 def certificate_names(settings: Settings, host: HostSettings) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ Rules between settings live in settings_rules.py, the wording of refusals in set
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -527,13 +528,22 @@ class AcmeSettings(_Settings):
 class CloudflareSettings(_Settings):
     """Access to the zones, from the operator's machine only."""
 
+    token_is_kept: ClassVar[bool] = True  # in the stack file, and so in the state
+
     api_token: Annotated[SecretStr, _secret(names.api_token)] = Field(
-        description="a Cloudflare API token that may edit DNS in the zones, stored with `--secret`",
+        description="a Cloudflare API token that may edit DNS in the zones, stored with `--secret`; unset: that of the "
+        "environment variable CLOUDFLARE_API_TOKEN, which no state and no plan then holds",
         examples=["{secure: ...}"],
     )
     base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
         default=None, description="another base URL of the API", examples=["https://api.cloudflare.com/client/v4"]
     )
+
+
+class ExportedToken(CloudflareSettings):
+    """The token is that of the environment: reading and writing runs may have different ones."""
+
+    token_is_kept = False
 
 
 class ContaboSettings(_Settings):
@@ -664,7 +674,14 @@ class Settings(Options):
         hosts = parser.each("mailroom:hosts", HostSettings)
         domains = parser.each("mailroom:domains", DomainSettings)
         acme = parser.one(AcmeSettings, "mailroom:acme", read("mailroom:acme"))
-        cloudflare = parser.one(CloudflareSettings, "cloudflare:", parser.section("cloudflare", CloudflareSettings))
+        section = parser.section("cloudflare", CloudflareSettings)
+        exported = None if "apiToken" in section else os.environ.get("CLOUDFLARE_API_TOKEN")
+        if exported:
+            cloudflare: CloudflareSettings | None = parser.one(
+                ExportedToken, "cloudflare:", {**section, "apiToken": exported}
+            )
+        else:
+            cloudflare = parser.one(CloudflareSettings, "cloudflare:", section)
         options = parser.one(Options, "mailroom:", parser.section("mailroom", Options))
         parts = settings_rules.Parts(
             stack=stack,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from pulumi.dynamic import Resource
@@ -33,7 +34,7 @@ class ZoneGateProvider(Provider):
         from standards import ownership
 
         progress(f"checking the zone of {', '.join(inputs['names'])}")
-        zone = cloudflare.Zone(inputs["token"], inputs["zone_id"], inputs.get("base_url"))
+        zone = cloudflare.Zone(_token(inputs), inputs["zone_id"], inputs.get("base_url"))
         findings = zone.verify(*inputs["names"])
         if not findings:
             findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
@@ -46,6 +47,11 @@ class ZoneGateProvider(Provider):
             headline = f"the zone of {', '.join(inputs['names'])} is not ready for us; nothing was changed in it"
             raise Problems(headline, list(dict.fromkeys(errors)))
         return {}
+
+
+def _token(inputs: Properties) -> str:
+    """The stack's own token, else that of this run, which its state never has."""
+    return str(inputs.get("token") or os.environ["CLOUDFLARE_API_TOKEN"])
 
 
 def _costly_spf(inputs: Properties) -> list[Finding]:
@@ -93,7 +99,7 @@ class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
         reports: Sequence[Mapping[str, str]],
         resolver: str | None,
         stack: str,
-        token: pulumi.Input[str],
+        token: pulumi.Input[str] | None,
         base_url: str | None,
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -127,7 +133,7 @@ class SpfTakeoverProvider(Provider):
         from operations import cloudflare
         from standards import ownership
 
-        zone = cloudflare.Zone(inputs["token"], inputs["claim"]["zone_id"], inputs.get("base_url"))
+        zone = cloudflare.Zone(_token(inputs), inputs["claim"]["zone_id"], inputs.get("base_url"))
         replaced = list(previous.get("replaced") or [])
         for record in ownership.replaceable(zone.records(), inputs["claim"]):
             text = unquoted(record["content"])
@@ -147,7 +153,7 @@ class SpfTakeover(Resource, module="mailroom", name="SpfTakeover"):
         name: str,
         *,
         claim: Mapping[str, Any],
-        token: pulumi.Input[str],
+        token: pulumi.Input[str] | None,
         base_url: str | None,
         opts: pulumi.ResourceOptions,
     ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lab.internet import dnssec
-from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN, NAMESERVERS
+from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN, NAMESERVERS, READ_TOKEN
 from lab.internet.records import ApiError, Record, full_name, record, unquoted
 from lab.internet.web import Request, Response
 
@@ -37,10 +37,16 @@ class Token:
 
     name: str
     edits: Callable[[Record], bool]
+    reads_all: bool = False
+
+    def reads(self, wanted: Record) -> bool:
+        """Whether it may see the record."""
+        return self.reads_all or self.edits(wanted)
 
 
 TOKENS: Final[Mapping[str, Token]] = {
     CLOUDFLARE_TOKEN: Token("edit", lambda _record: True),
+    READ_TOKEN: Token("read", lambda _record: False, reads_all=True),
     ACME_TOKEN: Token("acme", lambda wanted: wanted.type == "TXT" and wanted.name.startswith("_acme-challenge.")),
 }
 
@@ -104,15 +110,15 @@ class CloudflareApi:
         found = [
             stored.answer()
             for stored in self._account.records(zone)
-            if token.edits(stored.record) and _selected(stored, request.query, zone)
+            if token.reads(stored.record) and _selected(stored, request.query, zone)
         ]
         return _page(found, request.query, DEFAULT_RECORDS_PER_PAGE)
 
     def _one_record(self, request: Request, token: Token, zone: str, identity: str) -> Any:
         stored = self._account.get(zone, identity)
-        _allow(token, stored.record)
-        if request.method == "GET":
+        if request.method == "GET" and token.reads(stored.record):
             return stored.answer()
+        _allow(token, stored.record)
         if request.method == "DELETE":
             self._account.delete(zone, identity)
             return {"id": identity}

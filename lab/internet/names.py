@@ -22,6 +22,8 @@ COLLEAGUES_OCTET: Final = 26
 
 CLOUDFLARE_TOKEN: Final = "lab-cloudflare-api-token-not-a-secret-000001"  # noqa: S105  (public on purpose)
 """May edit every zone of the account."""
+READ_TOKEN: Final = "lab-cloudflare-read-token-not-a-secret-00003"  # noqa: S105  (public on purpose)
+"""May read every zone of the account, and edit none."""
 ACME_TOKEN: Final = "lab-acme-dns-token-not-a-secret-00000000002"  # noqa: S105  (public on purpose)
 """May list zones and edit TXT records `_acme-challenge.*`, nothing else."""
 

@@ -177,6 +177,21 @@ def test_a_foreign_record_at_our_name_stops_the_run_and_is_named(monkeypatch: py
     assert "CANARY" not in str(stopped.value)
 
 
+def test_a_gate_without_a_token_of_its_own_takes_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    class Zone(FakeZone):
+        def __init__(self, token: str, *rest: Any) -> None:
+            used.append(token)
+            super().__init__(token, *rest)
+
+    monkeypatch.setattr(cloudflare, "Zone", Zone)
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "of-the-run")
+    ZoneGateProvider().create(gate(["SPF"]))
+    ZoneGateProvider().create(gate(["SPF"]) | {"token": None})
+    assert used == ["CANARY-token", "of-the-run"]
+
+
 def test_a_foreign_record_of_a_kind_we_do_not_write_is_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloudflare, "Zone", FakeZone)
     assert ZoneGateProvider().create(gate(["SPF"])).id == "gate"

@@ -767,3 +767,10 @@ def test_the_production_example_shows_the_defaults() -> None:
     assert [getattr(shown, name) for name in names] == [getattr(plain, name) for name in names]
     assert set(LimitSettings.model_fields) == shown.limits.model_fields_set
     assert shown.hosts[0].firewall == plain.hosts[0].firewall
+
+
+def test_a_token_of_the_environment_serves_only_where_the_stack_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDFLARE_API_TOKEN", "e" * 40)
+    kept, exported = load().cloudflare, load(lambda values: values.pop("cloudflare:apiToken")).cloudflare
+    assert (kept.api_token.get_secret_value(), kept.token_is_kept) == (CONFIG["cloudflare:apiToken"], True)
+    assert (exported.api_token.get_secret_value(), exported.token_is_kept) == ("e" * 40, False)
