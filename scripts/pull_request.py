@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Preview a stack for its reviewers, apply exactly the reviewed plan, and see what others changed in DNS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
+
+from operations import plans, report
+from operations.dns import CouldNotTell
+from operations.explain_preview import ANY, RISKS
+from standards.finding import Problems
+
+CODES = "exit status: 0 done, 2 a risk of --fail-on or a plan that is refused, 3 no preview; of `up` the engine's own"
+
+
+def risks(text: str) -> list[str]:
+    """Risks by their ids, separated by blanks."""
+    if unknown := sorted({*text.split()} - {*RISKS, ANY}):
+        raise argparse.ArgumentTypeError(f"no such risk: {', '.join(unknown)}; scripts/explain_preview.py -h lists all")
+    return text.split()
+
+
+def arguments() -> argparse.Namespace:
+    """What the person, or the workflow, wants."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in {
+        "preview": "write a preview for readers and its sealed plan into a folder",
+        "up": "apply a sealed plan, if nothing has changed since",
+        "drift": "write what differs from what was applied into a folder",
+    }.items():
+        one = verbs.add_parser(verb, help=text, description=text)
+        one.add_argument("--stack", required=True, metavar="STACK")
+        where = {"metavar": "FILE"} if verb == "up" else {"metavar": "FOLDER", "default": Path("build", verb)}
+        one.add_argument("--plan" if verb == "up" else "--into", type=Path, required=verb == "up", **where)
+        if verb == "preview":
+            one.add_argument("--fail-on", type=risks, default=[], metavar="'RISK ...'", help="end with 2 for these")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Do it, and say what came of it."""
+    chosen = arguments()
+    try:
+        if chosen.verb == "up":
+            return plans.apply(chosen.stack, chosen.plan)
+        if chosen.verb == "drift":
+            found = plans.drift(chosen.stack, chosen.into)
+        else:
+            found = plans.preview(chosen.stack, chosen.into, chosen.fail_on)
+    except (Problems, CouldNotTell) as trouble:
+        return report.trouble(trouble, as_json=False)
+    print(found.markdown, end="")
+    return found.status if found.status > report.WARNINGS else report.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What the workflows promise, whoever edits them: pinned actions, no right and no secret more than a job needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.engine import pins
+
+FOLDER = Path(__file__).parents[3] / ".github"
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (FOLDER / "workflows").glob("*.yml")}
+JOBS = [(name, key, job) for name, loaded in WORKFLOWS.items() for key, job in loaded["jobs"].items()]
+IDS = [f"{name}-{key}" for name, key, _ in JOBS]
+
+
+def test_every_foreign_action_is_pinned_by_a_commit_with_its_version_beside_it() -> None:
+    files = list(FOLDER.rglob("*.yml"))
+    uses = [line for file in files for line in file.read_text().splitlines() if re.search(r"\buses: (?!\./)", line)]
+    assert len(uses) > 5
+    assert not [line for line in uses if not re.search(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)]
+
+
+def test_an_action_is_pinned_by_the_same_commit_everywhere() -> None:
+    text = "\n".join(file.read_text() for file in FOLDER.rglob("*.yml"))
+    pinned = set(re.findall(r"uses: ([\w-]+/[\w-]+)@(\S+ # \S+)", text))
+    assert len(pinned) == len({name for name, _ in pinned})
+
+
+def test_the_engine_installed_is_the_one_this_project_pins() -> None:
+    setup = yaml.safe_load((FOLDER / "actions" / "setup" / "action.yml").read_text())
+    assert [step["with"]["pulumi-version"] for step in setup["runs"]["steps"] if "pulumi" in step.get("uses", "")] == [
+        pins.ENGINE
+    ]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_gives_no_right_to_all_its_jobs_and_stops_at_a_failed_pipe(name: str) -> None:
+    loaded = WORKFLOWS[name]
+    assert loaded["permissions"] == {}
+    assert loaded["defaults"]["run"]["shell"] == "bash"
+    assert loaded.get("concurrency") or all(job["concurrency"] for job in loaded["jobs"].values())
+    assert "pull_request_target" not in loaded[True]  # YAML 1.1 reads `on` so
+
+
+@pytest.mark.parametrize(("name", "key", "job"), JOBS, ids=IDS)
+def test_a_job_with_secrets_has_an_environment_and_may_write_nothing_at_github(
+    name: str, key: str, job: dict[str, Any]
+) -> None:
+    secrets = set(re.findall(r"secrets\.(\w+)", str(job)))
+    writes = {right for right, level in job["permissions"].items() if level != "read"}
+    assert job["permissions"]["contents"] == "read"
+    assert "timeout-minutes" in job
+    assert not (secrets and writes)
+    assert bool(secrets) == ("environment" in job)
+    if name != "up":
+        assert "SSH_PRIVATE_KEY" not in secrets
+
+
+def test_no_job_keeps_githubs_token_in_the_checkout() -> None:
+    checkouts = [step for *_, job in JOBS for step in job["steps"] if "actions/checkout@" in step.get("uses", "")]
+    assert len(checkouts) == len(JOBS)
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+def test_a_forks_pull_request_starts_no_job() -> None:
+    jobs = WORKFLOWS["preview"]["jobs"]
+    own = "github.event.pull_request.head.repo.full_name == github.repository"
+    assert jobs["preview"]["if"] == f"github.event_name != 'pull_request' || {own}"
+    assert jobs["comment"]["needs"] == "preview"
+    assert "needs.preview.result != 'skipped'" in jobs["comment"]["if"]
+
+
+def test_what_a_pull_request_says_reaches_a_script_only_as_a_variable() -> None:
+    assert not [step for *_, job in JOBS for step in job["steps"] if "${{" in step.get("run", "")]
