@@ -25,8 +25,8 @@ test: ## lint, then all tests (the lab tests make labs of their own)
 	@$(python) -m pytest -q -n 2 tests/unit
 	@$(python) -m pytest -q -n 3 --dist loadfile tests/lab tests/faults
 
-preview-check: ## run the workflows' own steps here: a pull request's preview, its comment, its plan applied
-	@scripts/setup.sh test
+preview-check: ## run the workflows' own steps in the lab: a pull request previewed, commented, its plan applied
+	@scripts/setup.sh up
 	@$(python) -m pytest -v tests/lab/test_preview_check.py
 
 lint: ## ruff, strict type checking, shellcheck, shfmt, actionlint, zizmor

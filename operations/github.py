@@ -57,7 +57,7 @@ class Repository:
             if found:
                 self._send("PATCH", f"/issues/{found['number']}", {"state": "closed", "state_reason": "completed"})
             return None
-        title = f"DNS of {report['stack']} is not as it was applied"
+        title = f"{report['stack']} is not as its settings say"
         if found:
             told = self._send("PATCH", f"/issues/{found['number']}", {"body": body, "title": title})
         else:

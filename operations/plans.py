@@ -12,7 +12,7 @@ import hashlib
 import json
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 KEY: Final = "mailroom:plan"  # what the engine calls the sealed text; no stack file ever has it
+PUT_RIGHT: Final = (
+    "What others changed in DNS since the last `up`, and what was merged and not applied. "
+    "`pulumi up --refresh -s {stack}` puts it right."
+)
 AGAIN: Final = (
     "run the workflow `preview` on the branch that is deployed, read what it would change, then run this job again"
 )
@@ -98,13 +102,15 @@ def apply(stack: str, file: Path) -> int:
 
 
 def drift(stack: str, folder: Path) -> Preview:
-    """What a refresh shows that `pulumi up --refresh` would put right, as `report.json` and `summary.md` in `folder`.
+    """What `pulumi up --refresh` would put right, as `report.json` and `summary.md` in `folder`.
 
     Only DNS is read, and reverse DNS where an API sets it: the host steps cannot be read back, so it needs no SSH key.
     """
     require_shared_backend(stack)
     done = recovery.pulumi(stack, "preview", "--refresh", "--json", capture=True)
     found = _explained(stack, done)
+    if found.changes:
+        found = replace(found, markdown=f"{PUT_RIGHT.format(stack=stack)}\n\n{found.markdown}")
     found.write(folder)
     return found
 

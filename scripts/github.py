@@ -40,7 +40,7 @@ def main() -> int:
         for path in chosen.reports:
             report = json.loads(path.read_text(encoding="utf-8"))
             tell = repository.tell_drift if chosen.verb == "drift" else lambda it: repository.comment(chosen.number, it)
-            print(f"{report['stack']}: {tell(report) or 'as it was applied'}")
+            print(f"{report['stack']}: {tell(report) or 'as its settings say'}")
     except GitHubError as error:
         print(f"::error::{error}" if "GITHUB_ACTIONS" in os.environ else error, file=sys.stderr)
         return 3

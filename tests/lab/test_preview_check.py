@@ -208,7 +208,7 @@ def test_drift_is_told_in_one_issue_with_a_token_that_only_reads(team: Team) -> 
     assert looked.status == 0, looked.said
     assert team.runner.run("refresh", "tell", secrets={}).status == 0
     (issue,) = team.runner.hub.issues
-    assert issue["title"] == f"DNS of {STACK} is not as it was applied"
+    assert issue["title"] == f"{STACK} is not as its settings say"
     assert "  - before: `v=spf1 +all`" in issue["body"]
 
 

@@ -146,3 +146,18 @@ def test_a_state_on_one_machine_is_refused_in_one_line(
     assert "\n" not in str(no.value)
     assert "preview --json" not in engine.asked
     assert str(no.value) in json.loads((tmp_path / "out" / "report.json").read_text())["markdown"]
+
+
+def test_drift_says_what_puts_it_right_and_nothing_of_it_where_there_is_none(engine: Engine, tmp_path: Path) -> None:
+    engine.status = 1  # the fake writes no plan then
+    engine.preview = EMPTY
+    assert "puts it right" not in plans.drift("prod", tmp_path).markdown
+    urn = "urn:pulumi:prod::mailroom::cloudflare:index/dnsRecord:DnsRecord::example.com/mx"
+    state = {"type": "cloudflare:index/dnsRecord:DnsRecord", "custom": True, "inputs": {}, "outputs": {}}
+    step = {"op": "create", "urn": urn, "newState": state}
+    engine.preview = json.dumps({"steps": [step], "changeSummary": {"create": 1}})
+    found = plans.drift("prod", tmp_path)
+    assert found.markdown.startswith("What others changed in DNS")
+    assert "`pulumi up --refresh -s prod` puts it right." in found.markdown
+    assert "preview --refresh" in engine.asked
+    assert json.loads((tmp_path / "report.json").read_text())["changes"] is True

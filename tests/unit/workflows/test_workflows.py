@@ -18,14 +18,14 @@ IDS = [f"{name}-{key}" for name, key, _ in JOBS]
 
 
 def test_every_foreign_action_is_pinned_by_a_commit_with_its_version_beside_it() -> None:
-    files = list(FOLDER.rglob("*.yml"))
+    files = list(FOLDER.glob("*/**/*.yml"))
     uses = [line for file in files for line in file.read_text().splitlines() if re.search(r"\buses: (?!\./)", line)]
     assert len(uses) > 5
     assert not [line for line in uses if not re.search(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)]
 
 
 def test_an_action_is_pinned_by_the_same_commit_everywhere() -> None:
-    text = "\n".join(file.read_text() for file in FOLDER.rglob("*.yml"))
+    text = "\n".join(file.read_text() for file in FOLDER.glob("*/**/*.yml"))
     pinned = set(re.findall(r"uses: ([\w-]+/[\w-]+)@(\S+ # \S+)", text))
     assert len(pinned) == len({name for name, _ in pinned})
 
@@ -76,3 +76,15 @@ def test_a_forks_pull_request_starts_no_job() -> None:
 
 def test_what_a_pull_request_says_reaches_a_script_only_as_a_variable() -> None:
     assert not [step for *_, job in JOBS for step in job["steps"] if "${{" in step.get("run", "")]
+
+
+def test_the_documentation_names_each_environment_and_secret_there_is() -> None:
+    text = (FOLDER.parent / "docs" / "pull-requests.md").read_text()
+    used = {f"`{secret}`" for *_, job in JOBS for secret in re.findall(r"secrets\.(\w+)", str(job))}
+    for *_, job in JOBS:
+        stacks = job.get("strategy", {}).get("matrix", {}).get("stack", [""])
+        used |= {
+            f"`{job['environment'].replace('${{ matrix.stack }}', stack)}`" for stack in stacks if "environment" in job
+        }
+    assert {"`preview-prod`", "`prod`", "`SSH_PRIVATE_KEY`"} < used
+    assert not [name for name in used if name not in text]
