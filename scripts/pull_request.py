@@ -16,8 +16,6 @@ from operations.dns import CouldNotTell
 from operations.explain_preview import ANY, RISKS
 from standards.finding import Problems
 
-CODES = "exit status: 0 done, 2 a risk of --fail-on or a plan that is refused, 3 no preview; of `up` the engine's own"
-
 
 def risks(text: str) -> list[str]:
     """Risks by their ids, separated by blanks."""
@@ -28,19 +26,18 @@ def risks(text: str) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """What the person, or the workflow, wants."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
+    codes = "exit status: 0 done, 2 a risk of --fail-on or a refused plan, 3 no preview; of `up` the engine's own"
+    parser = argparse.ArgumentParser(description=__doc__, epilog=codes)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in {
-        "preview": "write a preview for readers and its sealed plan into a folder",
-        "up": "apply a sealed plan, if nothing has changed since",
-        "drift": "write what differs from what was applied into a folder",
-    }.items():
-        one = verbs.add_parser(verb, help=text, description=text)
-        one.add_argument("--stack", required=True, metavar="STACK")
-        where = {"metavar": "FILE"} if verb == "up" else {"metavar": "FOLDER", "default": Path("build", verb)}
-        one.add_argument("--plan" if verb == "up" else "--into", type=Path, required=verb == "up", **where)
-        if verb == "preview":
-            one.add_argument("--fail-on", type=risks, default=[], metavar="'RISK ...'", help="end with 2 for these")
+    preview = verbs.add_parser("preview", help="write a preview for readers and its sealed plan into a folder")
+    preview.add_argument("--fail-on", type=risks, default=[], metavar="'RISK ...'", help="end with 2 for these")
+    up = verbs.add_parser("up", help="apply a sealed plan, if nothing has changed since")
+    up.add_argument("--plan", required=True, type=Path, metavar="FILE")
+    drift = verbs.add_parser("drift", help="write what differs from what was applied into a folder")
+    for verb in (preview, up, drift):
+        verb.add_argument("--stack", required=True)
+    for verb in (preview, drift):
+        verb.add_argument("--into", required=True, type=Path, metavar="FOLDER")
     return parser.parse_args()
 
 
