@@ -26,8 +26,9 @@ def risks(text: str) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """What the person, or the workflow, wants."""
-    codes = "exit status: 0 done, 2 a risk of --fail-on or a refused plan, 3 no preview; of `up` the engine's own"
-    parser = argparse.ArgumentParser(description=__doc__, epilog=codes)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="exit status: 0 done, 2 refused or a risk, 3 no preview"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     preview = verbs.add_parser("preview", help="write a preview for readers and its sealed plan into a folder")
     preview.add_argument("--fail-on", type=risks, default=[], metavar="'RISK ...'", help="end with 2 for these")
