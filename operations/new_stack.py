@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from components.settings import Settings
-from operations import stacks
+from operations import files, stacks
 from operations.cloudflare import Account, Zone
 from standards import dmarc, names, spf
 from standards.finding import Finding, Invalid, Problems, error_about
@@ -271,12 +271,10 @@ def write(made: Draft, say: Callable[[str], None] = lambda _: None, checkout: Pa
     Raises `Problems`.
     """
     path = path_of(made.stack, checkout)
-    before = path.read_bytes() if path.exists() else None
+    before = path.read_text(encoding="utf-8") if path.exists() else None
     _ensure_passphrase(made, say)
-    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_text(made.text, encoding="utf-8")
-        fresh.rename(path)
+        files.write(path, made.text)
         say(f"making stack {made.stack}")
         _pulumi(made.stack, ["stack", "init", made.stack, "--no-select"], checkout)
         for key, value in made.secrets.items():
@@ -284,11 +282,10 @@ def write(made: Draft, say: Callable[[str], None] = lambda _: None, checkout: Pa
             command = ["config", "set", "--stack", made.stack, "--path", "--secret", key]
             _pulumi(made.stack, command, checkout, value)
     except BaseException:
-        fresh.unlink(missing_ok=True)
         if before is None:
             path.unlink(missing_ok=True)
         else:
-            path.write_bytes(before)
+            files.write(path, before)
         raise
     return path
 

@@ -58,6 +58,11 @@ def trouble_as_json(trouble: Problems | CouldNotTell) -> dict[str, Any]:
     return {"result": result, "reason": str(trouble), "findings": [asdict(finding) for finding in findings]}
 
 
+def progress(text: str) -> None:
+    """One line about work that goes on; stdout stays for what comes of it."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def show(console: Console, findings: Sequence[Finding]) -> None:
     """Print each finding as it prints itself, its severity in colour where there is colour."""
     for finding in findings:

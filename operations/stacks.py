@@ -78,6 +78,25 @@ def passphrase_is_exported() -> bool:
     return not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}.isdisjoint(os.environ)
 
 
+def passphrase(stack: str) -> str | None:
+    """What opens a stack's secrets, from where the engine takes it; None when it is given nowhere.
+
+    Raises `Problems` for a file that cannot be read.
+    """
+    _, environment = command(stack)
+    if (value := environment.get("PULUMI_CONFIG_PASSPHRASE")) is not None:
+        return value
+    path = environment.get("PULUMI_CONFIG_PASSPHRASE_FILE")
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else None
+    except OSError as error:
+        finding = _stack_finding(
+            "stack.passphrase", stack, f"{path}: {error.strerror}",
+            "correct PULUMI_CONFIG_PASSPHRASE_FILE, or put the file where it says",
+        )  # fmt: skip
+        raise Problems(f"the passphrase of stack {stack} cannot be read", [finding]) from None
+
+
 def _own(stack: str, checkout: Path) -> dict[str, str]:
     """Backend and passphrase of a stack outside a lab, as far as they are written down."""
     try:
@@ -96,7 +115,7 @@ def outputs(stack: str, *, secrets: bool = False, checkout: Path = CHECKOUT) -> 
     shown = ["--show-secrets"] if secrets else []
     found = _read(stack, ["stack", "output", "--json", *shown], checkout)
     if not found:
-        raise Problems(f"stack {stack} has nothing to show", [_not_deployed(stack, checkout)])
+        raise Problems(f"stack {stack} has nothing to show", [not_deployed(stack, checkout)])
     return found
 
 
@@ -179,7 +198,8 @@ def _stack_finding(finding_id: str, stack: str, found: str, fix: str) -> Finding
     )
 
 
-def _not_deployed(stack: str, checkout: Path) -> Finding:
+def not_deployed(stack: str, checkout: Path = CHECKOUT) -> Finding:
+    """A stack that no run has brought into being, and how to."""
     fix = f"deploy it: `{_start(stack, checkout)}`"
     return _stack_finding("stack.not-deployed", stack, "it has no outputs: it was never deployed to the end", fix)
 

@@ -26,7 +26,7 @@ def main() -> int:
     """Take a backup, or list those there are."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="exit status: 0 complete, 1 complete with warnings, 2 failed and nothing kept, 3 could not tell",
+        epilog="exit status: 0 complete, 1 with warnings, or none to list, 2 failed and nothing kept, 3 could not tell",
     )
     parser.add_argument("--stack", required=True, help="the stack, e.g. prod")
     parser.add_argument("--to", required=True, metavar="PLACE", help="where backups are kept, e.g. /mnt/backup")
@@ -41,24 +41,18 @@ def main() -> int:
     try:
         place = places.place(chosen.to)
         if chosen.list:
-            names = place.names(chosen.stack)
-            print(json.dumps({"backups": names}) if chosen.json else "\n".join(names))
-            return report.OK
-        manifest, found = take.take(
-            chosen.stack, place, chosen.recipient, lambda text: print(text, file=sys.stderr, flush=True)
-        )
-        gone = place.prune(chosen.stack, chosen.keep) if chosen.keep else []
+            listing = take.Listing.of(chosen.stack, place.names())
+            print(json.dumps(listing.as_json()) if chosen.json else listing)
+            return report.OK if listing.backups else report.WARNINGS
+        taken = take.take(chosen.stack, place, chosen.recipient, chosen.keep, report.progress)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
-    if chosen.json:
-        told = {"backup": manifest.name, "hosts": sorted(manifest.hosts), "removed": gone}
-        print(json.dumps({**told, "findings": [str(finding) for finding in found]}, indent=2))
-    else:
-        print("\n".join([f"{manifest.name} is complete", *(f"removed {name}" for name in gone)]))
-        report.show(Console(), found)
-    return report.exit_code(found)
+    print(json.dumps(taken.as_json(), indent=2) if chosen.json else taken)
+    if not chosen.json:
+        report.show(Console(), taken.findings)
+    return report.exit_code(taken.findings)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def main() -> int:
     add("--from", required=True, dest="place", metavar="PLACE", help="as backup.py --to, e.g. /mnt/backup")
     add("--identity", required=True, type=Path, metavar="FILE", help="private key: from age-keygen, or an SSH key")
     add("--backup", metavar="NAME", help="which one, see backup.py --list (default: the newest)")
+    add("--signer", metavar="KEY", help="who made it, as backup.py said (default: who has this machine's passphrase)")
     add("--check", action="store_true", help="decrypt and verify all of it, change nothing")
     add("--only", choices=("all", "stack", "hosts"), default="all", help="restore one side alone")
     queue = parser.add_mutually_exclusive_group()
@@ -43,17 +44,15 @@ def main() -> int:
     add("--passphrase-to", type=Path, metavar="FILE", help="write the stack's passphrase there, for you alone")
     add("--json", action="store_true", help="print JSON alone on stdout")
     chosen = parser.parse_args()
-    options = ("backup", "only", "queue", "replace_certificates", "force", "check", "passphrase_to")
-    wanted = restore.Wanted(**{name: getattr(chosen, name) for name in options})
+    wanted = restore.Wanted(**{name: getattr(chosen, name) for name in restore.Wanted.__dataclass_fields__})
     try:
-        place, tell = places.place(chosen.place), lambda text: print(text, file=sys.stderr, flush=True)
-        outcome = restore.restore(chosen.stack, place, chosen.identity, wanted, tell)
+        place = places.place(chosen.place)
+        outcome = restore.restore(chosen.stack, place, chosen.identity, wanted, report.progress)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
     except KeyboardInterrupt:
         return 130
-    lines = [*(f"restored {one}" for one in outcome.done), *(f"kept {one}" for one in outcome.kept)]
-    print(json.dumps(outcome.as_json(), indent=2) if chosen.json else "\n".join(lines) or "everything was there")
+    print(json.dumps(outcome.as_json(), indent=2) if chosen.json else outcome)
     return report.WARNINGS if outcome.kept and not chosen.check else report.OK
 
 

@@ -1,7 +1,7 @@
 """What a backup consists of: a folder of age files and a manifest; how it is verified before anything is believed.
 
-`manifest.json` is plain, for listing: names, time and digests, no secrets. The same manifest is sealed in
-`stack.age`, where it vouches for every other file: one from another backup is found out.
+`manifest.json` is plain, for listing: names, time and digests, no secrets. The same manifest is signed and sealed in
+`stack.age`, where it vouches for every other file: what is from somebody else, or another backup, is found out.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from operations.backup import age
+from operations.backup import age, signature
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2  # 1 was not signed
 MANIFEST, STACK = "manifest.json", "stack.age"
 NAME = re.compile(r"(?P<stack>[A-Za-z0-9_.-]+)-(?P<time>\d{8}T\d{6}Z)")
 HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
@@ -67,7 +67,7 @@ class Manifest:
         """Raises `Problems` for what is no manifest of a format we know."""
         try:
             if value["format"] != FORMAT:
-                raise _unusable(source, f"format {value['format']}", "the version of Mailroom that made it")
+                raise _unusable(source, f"format {value['format']}", "take another backup")
             hosts = {str(name): Part(**part) for name, part in value["hosts"].items()}
             manifest = cls(FORMAT, str(value["stack"]), str(value["taken"]), hosts)
             named = NAME.fullmatch(manifest.name) and all(HOST.fullmatch(name) for name in hosts)
@@ -85,10 +85,10 @@ class Sealed:
     manifest: Manifest
     stack_file: str
     state: str
-    passphrase: str | None
+    passphrase: str
 
     def text(self) -> str:
-        """As it is encrypted."""
+        """As it is signed and encrypted."""
         return json.dumps({**asdict(self), "manifest": asdict(self.manifest)})
 
     @classmethod
@@ -97,7 +97,7 @@ class Sealed:
         try:
             value = json.loads(text)
             manifest = Manifest.parse(value["manifest"], STACK)
-            return cls(manifest, str(value["stack_file"]), str(value["state"]), value["passphrase"])
+            return cls(manifest, str(value["stack_file"]), str(value["state"]), str(value["passphrase"]))
         except (KeyError, TypeError, ValueError) as error:
             raise _unusable(STACK, f"something else ({error})", "take another backup") from None
 
@@ -116,10 +116,19 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.parse(value, folder.name)
 
 
-def verify(folder: Path, identity: Path) -> Sealed:
-    """Decrypt all of a backup once, keeping only the stack's part; raises `Problems` unless each byte is as taken."""
+def verify(folder: Path, identity: Path, signer: str | None) -> Sealed:
+    """Decrypt all of a backup once, keeping only the stack's part.
+
+    Raises `Problems` unless this signer made it and each byte is as taken.
+    """
     shown = read_manifest(folder)
-    sealed = Sealed.parse(b"".join(age.decrypting(folder / STACK, identity)))
+    if shown.name != folder.name:
+        raise _unusable(folder.name, f"the backup {shown.name} under another name", "name it as it was")
+    signed = b"".join(age.decrypting(folder / STACK, identity))
+    content = signature.content_of(signed, signer) if signer else None
+    if content is None:
+        raise Problems("nothing was restored", [_not_signed(folder.name, signature.signer_told(signed), signer)])
+    sealed = Sealed.parse(content)
     if shown != sealed.manifest:
         raise _unusable(folder.name, f"a {MANIFEST} that is not the one sealed in {STACK}", "take another backup")
     findings = [
@@ -163,9 +172,19 @@ def _changed(name: str) -> Finding:
     )  # fmt: skip
 
 
+def _not_signed(name: str, told: str, signer: str | None) -> Finding:
+    known = f"signed by {signer}" if signer else "signed by whom you know: this machine has no passphrase of the stack"
+    return error_about(
+        name, "backup.signer", expected=f"a backup {known}", found=f"it says that it was signed by {told}",
+        why="who can write to the place can put a backup there, and what is restored becomes root's on your hosts",
+        fix="if you noted that signer at a backup, or it is from before a change of the passphrase: --signer; else "
+        "export PULUMI_CONFIG_PASSPHRASE_FILE with your own copy of the passphrase, or take another backup",
+    )  # fmt: skip
+
+
 def _unusable(source: str, found: str, fix: str) -> Problems:
     finding = error_about(
-        source, "backup.format", expected=f"a backup of format {FORMAT}", found=found,
+        source, "backup.format", expected=f"a signed backup of format {FORMAT}", found=found,
         why="what is not understood is not restored", fix=fix,
     )  # fmt: skip
     return Problems("the backup cannot be used; nothing was restored", [finding])

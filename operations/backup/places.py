@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,42 +20,76 @@ from operations.backup.archive import MANIFEST, NAME
 from standards.finding import Problems, error_about
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 RESTIC, GIT = "restic:", "git+"
 TAG = "mailroom"
 AUTHOR = ("-c", "user.name=Mailroom", "-c", "user.email=mailroom@localhost", "-c", "commit.gpgSign=false")
 SECONDS = 3600  # for one command; a first upload may be long
+# user:password@ of a URL, and a token that is given as the user
+PASSWORD = re.compile(r"(?<=//)(?:[^/@\s]*:[^/\s]*|(?:gh[a-z]_|github_pat_|glpat-)[^/@\s]*)(?=@)")
+# What restic says where there is no repository: before 0.17 with status 1, since then with 10.
+NO_REPOSITORY = "Is there a repository at the following location?"
+FIXES = {
+    GIT: "let git know it: a credential helper (git help credentials), or a deploy key and git+ssh://git@...",
+    RESTIC: "write the repository's URL into a file that you alone read, export RESTIC_REPOSITORY_FILE with the "
+    f"file's name, and give {RESTIC} alone for the place",
+    "": "name a folder",
+}
 
 
 class Place(Protocol):
     """What every kind of place can do. Each raises `Problems` when it cannot."""
 
-    def check(self) -> None:
-        """Find out whether the place answers, before anything is asked of a host."""
+    def check(self) -> str | None:
+        """Find out whether the place answers, and change nothing; what `writing` will have to make there first."""
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """An empty folder of mode 0700 to fill; it is in the place, complete, when the block ends without an error."""
 
-    def names(self, stack: str) -> list[str]:
-        """The stack's backups, the oldest first."""
+    def names(self) -> list[str]:
+        """All complete backups, of every stack, in no order."""
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
-        """A folder with a backup's files."""
+        """A folder with the files of a backup that is one of `names`."""
 
     def prune(self, stack: str, keep: int) -> list[str]:
         """Remove all but the stack's newest; their names."""
 
 
 def place(text: str) -> Place:
-    """`restic:REPOSITORY`, `git+URL`, or a folder's path."""
-    if text.startswith(RESTIC):
+    """`restic:REPOSITORY`, `git+URL`, or a folder's path. Raises `Problems` for a password in it."""
+    kind = next((kind for kind in (RESTIC, GIT) if text.startswith(kind)), "")
+    if PASSWORD.search(text):
+        finding = error_about(
+            hidden(text), "backup.place-password", expected="an address without a password",
+            found="one with a password (not shown here)", why="other users of this machine can read arguments",
+            fix=f"change that password; then {FIXES[kind]}",
+        )  # fmt: skip
+        raise Problems("nothing was asked of the place", [finding])
+    if kind == RESTIC:
         return Restic(text.removeprefix(RESTIC))
-    if text.startswith(GIT):
+    if kind == GIT:
         return Git(text.removeprefix(GIT))
     return Folder(Path(text).expanduser())
+
+
+def of_stack(stack: str, names: Iterable[str]) -> list[str]:
+    """The backups that are the stack's, the oldest first."""
+    matches = [(name, NAME.fullmatch(name)) for name in names]
+    return sorted(name for name, match in matches if match and match["stack"] == stack)
+
+
+def stacks_of(names: Iterable[str]) -> list[str]:
+    """The stacks that have backups among these."""
+    return sorted({match["stack"] for name in names if (match := NAME.fullmatch(name))})
+
+
+def hidden(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return PASSWORD.sub("***", text)
 
 
 @dataclass(frozen=True)
@@ -81,10 +116,10 @@ class Folder:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
-    def names(self, stack: str) -> list[str]:
+    def names(self) -> list[str]:
         """Complete ones alone."""
         self.check()
-        return _of(stack, [path.name for path in self.path.iterdir() if (path / MANIFEST).is_file()])
+        return [path.name for path in self.path.iterdir() if NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
@@ -93,7 +128,7 @@ class Folder:
 
     def prune(self, stack: str, keep: int) -> list[str]:
         """All but the newest."""
-        gone = self.names(stack)[:-keep]
+        gone = of_stack(stack, self.names())[:-keep]
         for name in gone:
             shutil.rmtree(self.path / name)
         return gone
@@ -118,10 +153,10 @@ class Git:
             yield folder
             self._push(clone, f"Back up {name}")
 
-    def names(self, stack: str) -> list[str]:
+    def names(self) -> list[str]:
         """Those of the newest commit."""
         with self._clone() as clone:
-            return Folder(clone).names(stack)
+            return Folder(clone).names()
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
@@ -156,20 +191,22 @@ class Git:
 
 @dataclass(frozen=True)
 class Restic:
-    """A restic repository; credentials come from restic's own environment (RESTIC_PASSWORD_FILE, AWS_...)."""
+    """A restic repository; credentials come from restic's own environment (RESTIC_PASSWORD_FILE, AWS_...).
+
+    An empty name leaves the repository to that environment, too: RESTIC_REPOSITORY_FILE.
+    """
 
     repository: str
 
-    def check(self) -> None:
-        """Whether it opens; one that is not there yet is made."""
-        if not shutil.which("restic"):
-            raise _no_place(self.repository, "restic is not installed here", "`apt-get install restic`")
-        if self._restic(["cat", "config"], fails=True) is None:
-            self._restic(["init"])
+    def check(self) -> str | None:
+        """Whether it opens; one that is not there yet is made by the first backup."""
+        return None if self._exists() else f"there is no restic repository at {self._where} yet: it is made"
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """In a temporary folder, one snapshot at the end."""
+        if not self._exists():
+            self._restic(["init"])
         with _temporary() as folder:
             fresh = folder / name
             fresh.mkdir(mode=0o700)
@@ -178,40 +215,43 @@ class Restic:
             tags = f"{TAG},{stack['stack'] if stack else ''}"
             self._restic(["backup", "-q", "--host", TAG, "--tag", tags, name], folder)
 
-    def names(self, stack: str) -> list[str]:
+    def names(self) -> list[str]:
         """Of every snapshot."""
-        return _of(stack, self._snapshots())
+        return [*self._snapshots()]
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
         """Restored to a temporary folder."""
         with _temporary() as folder:
-            snapshot = self._snapshots().get(name, name)
-            self._restic(["restore", "-q", snapshot, "--target", str(folder)])
+            self._restic(["restore", "-q", self._snapshots()[name], "--target", str(folder)])
             found = [path.parent for path in folder.rglob(MANIFEST) if path.parent.name == name]
             yield found[0] if found else folder / name
 
     def prune(self, stack: str, keep: int) -> list[str]:
         """Forget all but the newest and free their space."""
         known = self._snapshots()
-        gone = _of(stack, known)[:-keep]
+        gone = of_stack(stack, known)[:-keep]
         if gone:
             self._restic(["forget", "-q", "--prune", *(known[name] for name in gone)])
         return gone
+
+    @property
+    def _where(self) -> str:
+        return self.repository or "the place that RESTIC_REPOSITORY_FILE names"
+
+    def _exists(self) -> bool:
+        if not shutil.which("restic"):
+            raise _no_place(self._where, "restic is not installed here", "`apt-get install restic`")
+        return self._restic(["cat", "config"], missing=NO_REPOSITORY) is not None
 
     def _snapshots(self) -> dict[str, str]:
         """Backup name -> snapshot."""
         found: list[dict[str, Any]] = json.loads(self._restic(["snapshots", "--json", "--tag", TAG]) or "null") or []
         return {Path(one["paths"][0]).name: one["id"] for one in found if one["paths"]}
 
-    def _restic(self, arguments: Sequence[str], folder: Path | None = None, *, fails: bool = False) -> str | None:
-        return _run(self.repository, ["restic", "-r", self.repository, *arguments], folder, fails=fails)
-
-
-def _of(stack: str, names: Sequence[str] | dict[str, str]) -> list[str]:
-    """Names that are the stack's, sorted by time."""
-    matches = [(name, NAME.fullmatch(name)) for name in names]
-    return sorted(name for name, match in matches if match and match["stack"] == stack)
+    def _restic(self, arguments: Sequence[str], folder: Path | None = None, *, missing: str = "") -> str | None:
+        named = ["-r", self.repository] if self.repository else []
+        return _run(self._where, ["restic", *named, *arguments], folder, missing=missing)
 
 
 @contextmanager
@@ -221,8 +261,8 @@ def _temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run(where: str, command: Sequence[str], folder: Path | None = None, *, fails: bool = False) -> str | None:
-    """Output of a tool that may ask its user nothing; None when it fails and may."""
+def _run(where: str, command: Sequence[str], folder: Path | None = None, *, missing: str = "") -> str | None:
+    """Output of a tool that may ask its user nothing; None when it fails with the words `missing`."""
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
     try:
         done = subprocess.run(
@@ -233,12 +273,13 @@ def _run(where: str, command: Sequence[str], folder: Path | None = None, *, fail
         raise _no_place(where, str(error), f"see whether `{command[0]}` works there by hand") from None
     if done.returncode == 0:
         return done.stdout
-    if fails:
+    if missing and missing in done.stderr:
         return None
-    said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+    said = next((line for line in lines if line.lower().startswith("fatal: ")), lines[-1])
     tool = {"git": "your SSH agent or git's credentials", "restic": "RESTIC_PASSWORD_FILE and the store's AWS_..."}
     advice = f"check the address, and {tool.get(command[0], 'your rights')}"
-    raise _no_place(where, f"{command[0]}: {said[-1][:300]}", advice)
+    raise _no_place(where, f"{command[0]}: {hidden(said)[:300]}", advice)
 
 
 def _no_place(where: object, found: str, fix: str) -> Problems:

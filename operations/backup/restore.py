@@ -1,7 +1,7 @@
 """Puts a backup back: the stack's file and state where this machine has none, then each host's part by SSH.
 
-All of it is decrypted and verified before anything changes. Everything may be done twice, and what is there in a newer
-state stays: the outcome says what was done and what was kept.
+All of it is decrypted and verified, its signature first, before anything changes. Everything may be done twice, and
+what is there in a newer state stays: the outcome says what was done and what was kept.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import shlex
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from operations import hosts, recovery, ssh, stacks
-from operations.backup import age, archive, take
+from operations import files, hosts, recovery, ssh, stacks
+from operations.backup import age, archive, places, signature, take
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from components.settings import HostSettings, Settings
-    from operations.backup.places import Place
 
 HOST_SECONDS = 3600
 PASSPHRASE = "PULUMI_CONFIG_PASSPHRASE"  # noqa: S105  (the variable's name)
@@ -31,9 +30,13 @@ SECRET = "4dabf18193072939515e22adb298388d"  # noqa: S105  (how Pulumi marks spe
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to restore: `backup` by its name or the newest, `only` one side, `force` for another host's or stack's."""
+    """What to restore: `backup` by its name or the newest, `only` one side, `force` for another host's or stack's.
+
+    `signer` who must have made it, where that is not whoever knows the passphrase that this machine has.
+    """
 
     backup: str | None = None
+    signer: str | None = None
     only: Literal["all", "stack", "hosts"] = "all"
     queue: Literal["new machine", "always", "never"] = "new machine"
     replace_certificates: bool = False
@@ -54,23 +57,30 @@ class Outcome:
         """For programs."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        lines = [*(f"restored {one}" for one in self.done), *(f"kept {one}" for one in self.kept)]
+        return "\n".join(lines) or "everything was there"
+
 
 def restore(
-    stack: str, place: Place, identity: Path, wanted: Wanted, say: Callable[[str], None] = lambda _: None
+    stack: str, place: places.Place, identity: Path, wanted: Wanted, say: Callable[[str], None] = lambda _: None
 ) -> Outcome:
-    """Restore `stack`. Raises `Problems`, before any change, for a backup that is damaged, foreign or stays closed."""
+    """Restore `stack`.
+
+    Raises `Problems`, before any change, for a backup that is damaged, forged, foreign or stays closed.
+    """
     if not identity.is_file():
         raise Problems("nothing was restored", [_no_identity(identity)])
-    name = wanted.backup or _newest(stack, place)
+    name = _chosen(stack, place, wanted.backup)
     with place.reading(name) as folder:
         say(f"verifying {name}")
-        sealed = archive.verify(folder, identity)
+        sealed = archive.verify(folder, identity, wanted.signer or _signer(stack, archive.read_manifest(folder)))
         _judge(stack, sealed, wanted)
         outcome = Outcome(name)
         if wanted.check:
             outcome.kept.append(f"everything as it is: the stack and {len(sealed.manifest.hosts)} host(s) verified")
             return outcome
-        if wanted.passphrase_to and sealed.passphrase is not None:
+        if wanted.passphrase_to:
             _write_passphrase(wanted.passphrase_to, sealed.passphrase, outcome)
         if wanted.only != "hosts" and sealed.manifest.stack == stack:
             say(f"stack {stack}: settings and state")
@@ -103,15 +113,26 @@ class _Source:
         return age.decrypting(self.folder / archive.host_file(host), self.identity)
 
 
-def _newest(stack: str, place: Place) -> str:
-    names = place.names(stack)
-    if not names:
-        finding = error_about(
-            f"stack {stack}", "backup.none", expected="a complete backup of it", found="none in this place",
-            why="", fix="see `scripts/backup.py --list`, or name another place with --from",
-        )  # fmt: skip
-        raise Problems("nothing was restored", [finding])
-    return names[-1]
+def _chosen(stack: str, place: places.Place, name: str | None) -> str:
+    """The backup of this name, else the stack's newest. Raises `Problems` when there is none."""
+    names = place.names()
+    listing = take.Listing.of(stack, names)
+    newest = listing.backups[-1] if listing.backups else None
+    if chosen := (name if name in names else None) if name else newest:
+        return chosen
+    finding = error_about(
+        f"stack {stack}", "backup.none", expected="a complete backup of it", why="",
+        found=f"no backup {name} in this place" if newest else str(listing),
+        fix=f"--backup {newest} is the newest; `scripts/backup.py --list` shows all" if newest
+        else "name another place with --from, or another --stack",
+    )  # fmt: skip
+    raise Problems("nothing was restored", [finding])
+
+
+def _signer(stack: str, shown: archive.Manifest) -> str | None:
+    """Who signs backups with the passphrase that this machine has; None when it has none."""
+    passphrase = stacks.passphrase(stack)
+    return signature.signer_of(signature.key_of(passphrase, shown.stack)) if passphrase else None
 
 
 # --- the stack --------------------------------------------------------------------------------------------------
@@ -121,7 +142,7 @@ def _stack(stack: str, sealed: archive.Sealed, outcome: Outcome) -> None:
     """The stack's file and state, unless there are some: those are newer, or somebody's work."""
     path = take.stack_path(stack)
     if not path.exists():
-        path.write_text(sealed.stack_file, encoding="utf-8")
+        files.write(path, sealed.stack_file)
         outcome.done.append(path.name)
     elif path.read_text(encoding="utf-8") != sealed.stack_file:
         outcome.kept.append(f"{path.name}: this checkout has another one")
@@ -150,7 +171,7 @@ def _masked(deployment: dict[str, Any]) -> Any:
 
 def _open_with(sealed: archive.Sealed) -> None:
     """Let the engine, our child, open the stack with the backup's passphrase where this machine knows none."""
-    if sealed.passphrase is not None and not stacks.passphrase_is_exported():
+    if not stacks.passphrase_is_exported():
         os.environ[PASSPHRASE] = sealed.passphrase
 
 

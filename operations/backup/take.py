@@ -5,35 +5,63 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from operations import hosts, recovery, ssh, stacks
-from operations.backup import age, archive
+from operations.backup import age, archive, places, signature
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from components.settings import HostSettings, Settings
-    from operations.backup.places import Place
 
 HOST_SECONDS = 3600
 LOCK, BUSY = "/run/mailroom.lock", 75  # as every step of the program on a host
-SALT = "encryptionsalt:"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A complete backup, who signed it, what is left out of it, and older ones that it was worth removing."""
+
+    backup: str
+    hosts: Sequence[str]
+    signer: str
+    findings: Sequence[Finding] = ()
+    removed: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "findings": [str(finding) for finding in self.findings]}
+
+    def __str__(self) -> str:
+        lines = [f"{self.backup} is complete, signed by {self.signer}", *(f"removed {name}" for name in self.removed)]
+        return "\n".join([*lines, "note the signer beside the identity: a machine without the passphrase asks for it"])
 
 
 def take(
-    stack: str, place: Place, recipients: Sequence[str], say: Callable[[str], None] = lambda _: None
-) -> tuple[archive.Manifest, list[Finding]]:
-    """Back up all hosts of a stack and its state. Raises `Problems`, with nothing left in the place, if it cannot."""
+    stack: str,
+    place: places.Place,
+    recipients: Sequence[str],
+    keep: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Taken:
+    """Back up all hosts of a stack and its state, then remove all but the newest `keep`.
+
+    Raises `Problems`, with nothing left in the place, if it cannot.
+    """
     age.check_recipients(recipients)
-    place.check()
+    to_make = place.check()
     settings = stacks.settings(stack)
     stack_file = stack_path(stack).read_text(encoding="utf-8")
     state, findings = _state(stack)
-    passphrase = _passphrase(stack) if SALT in stack_file else None
+    passphrase = _passphrase(stack)
+    key = signature.key_of(passphrase, stack)
     manifest = archive.Manifest.now(stack)
+    if to_make:
+        say(to_make)
     with place.writing(manifest.name) as folder:
         for host in settings.hosts:
             say(f"{host.name}: certificates, queue, counters")
@@ -42,10 +70,33 @@ def take(
             findings += warnings
         sealed = archive.Sealed(manifest, stack_file, state, passphrase)
         with age.encrypting(folder / archive.STACK, recipients) as stream:
-            stream.write(sealed.text().encode())
+            stream.write(signature.sign(sealed.text().encode(), key))
         (folder / archive.MANIFEST).write_text(manifest.text(), encoding="utf-8")
         say(f"writing {manifest.name}")
-    return manifest, findings
+    gone = place.prune(stack, keep) if keep else []
+    return Taken(manifest.name, sorted(manifest.hosts), signature.signer_of(key), findings, gone)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The backups of a stack, the oldest first, and the stacks that the place holds backups of."""
+
+    stack: str
+    backups: Sequence[str]
+    stacks: Sequence[str]
+
+    @classmethod
+    def of(cls, stack: str, names: Sequence[str]) -> Listing:
+        """Out of the names of all backups of a place."""
+        return cls(stack, places.of_stack(stack, names), places.stacks_of(names))
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        others = f"there are backups of {', '.join(self.stacks)}" if self.stacks else "there is no backup at all"
+        return "\n".join(self.backups) or f"no backup of stack {self.stack} in this place; {others}"
 
 
 def stack_path(stack: str) -> Path:
@@ -87,26 +138,22 @@ def _state(stack: str) -> tuple[str, list[Finding]]:
     if done.returncode:
         raise Problems(f"stack {stack} was not backed up", [_no_state(stack, done.stderr)])
     deployment = json.loads(done.stdout).get("deployment") or {}
+    if not deployment.get("resources"):
+        raise Problems(f"stack {stack} was not backed up", [stacks.not_deployed(stack)])
     return done.stdout, [_pending(stack)] if deployment.get("pending_operations") else []
 
 
 def _passphrase(stack: str) -> str:
-    """What opens the stack's secrets, from where Pulumi takes it."""
-    _, environment = stacks.command(stack)
-    if (value := environment.get("PULUMI_CONFIG_PASSPHRASE")) is not None:
-        return value
-    path = environment.get("PULUMI_CONFIG_PASSPHRASE_FILE")
-    try:
-        return Path(path).read_text(encoding="utf-8").strip() if path else ""
-    except OSError as error:
-        raise Problems(f"stack {stack} was not backed up", [_no_passphrase(stack, str(error))]) from None
-
-
-def _no_passphrase(stack: str, found: str) -> Finding:
-    return error_about(
-        f"stack {stack}", "backup.passphrase", expected="the file that PULUMI_CONFIG_PASSPHRASE_FILE names",
-        found=found, why="without its passphrase nobody opens the stack again", fix="correct the variable",
+    """What opens the stack's secrets and signs its backups."""
+    if found := stacks.passphrase(stack):
+        return found
+    finding = error_about(
+        f"stack {stack}", "backup.passphrase", expected="a passphrase, also where the backend needs none",
+        found="none, or an empty one", why="the backup is signed with it, so that nobody else can make one",
+        fix=f"where the backend needs none: `(umask 077; openssl rand -base64 32 > {stacks.passphrase_file(stack)})`; "
+        f"else `pulumi stack change-secrets-provider passphrase -s {stack}`",
     )  # fmt: skip
+    raise Problems(f"stack {stack} was not backed up", [finding])
 
 
 def _no_state(stack: str, said: str) -> Finding:

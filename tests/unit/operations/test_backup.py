@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from operations import recovery, ssh, stacks
-from operations.backup import age, archive, places, restore, take
+from operations import recovery, report, ssh, stacks
+from operations.backup import age, archive, places, restore, signature, take
+from scripts import backup as script
 from standards.finding import Problems
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class World:
         done = subprocess.run(["age-keygen", "-y", self.identity], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    def take(self, stack: str = "prod", place: places.Place | None = None) -> archive.Manifest:
-        manifest, _ = take.take(stack, place or places.Folder(self.place), [self.recipient])
-        return manifest
+    def take(self, stack: str = "prod", place: places.Place | None = None) -> take.Taken:
+        return take.take(stack, place or places.Folder(self.place), [self.recipient])
 
     def restore(self, stack: str = "prod", place: places.Place | None = None, **wanted: Any) -> restore.Outcome:
         return restore.restore(stack, place or places.Folder(self.place), self.identity, restore.Wanted(**wanted))
@@ -109,6 +109,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(ssh, "stream", world.stream)
     monkeypatch.setattr(ssh, "run", lambda *_, **__: ssh.Completed(0, "", ""))
     monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "the passphrase")
+    monkeypatch.setattr(signature, "COST", 2)
     (tmp_path / "Pulumi.prod.yaml").write_text(STACK_FILE)
     return world
 
@@ -129,12 +130,12 @@ def stop(world: World, **wanted: Any) -> str:
 
 
 def test_an_empty_machine_gets_all_of_it_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = world.take()
+    taken = world.take()
     (world.folder / "Pulumi.prod.yaml").unlink()
     world.exists = False
     monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE")
     monkeypatch.setattr(restore, "_import", lambda *_: world.imported.append(os.environ["PULUMI_CONFIG_PASSPHRASE"]))
-    outcome = world.restore(passphrase_to=world.folder / "told")
+    outcome = world.restore(passphrase_to=world.folder / "told", signer=taken.signer)
     assert (world.folder / "Pulumi.prod.yaml").read_text() == STACK_FILE
     assert world.imported == ["the passphrase"]
     assert (world.folder / "told").read_text() == "the passphrase\n"
@@ -142,7 +143,7 @@ def test_an_empty_machine_gets_all_of_it_back(world: World, monkeypatch: pytest.
     ((_, payload, tar),) = world.received
     assert tar == TAR
     assert payload["sha256"] == hashlib.sha256(TAR).hexdigest()
-    assert outcome.backup == manifest.name
+    assert outcome.backup == taken.backup
     assert f"{HOST}: 1 queued message" in outcome.done
 
 
@@ -172,27 +173,29 @@ def test_nothing_secret_lies_in_the_place(world: World) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "stack.age", f"host-{HOST}.age"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_file_stops_the_restore_before_any_change(world: World, name: str, damage: str) -> None:
-    path = world.place / world.take().name / name
+    path = world.place / world.take().backup / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data) if damage == "flipped" else data[:-1] if name != "manifest.json" else data[:-2])
     if damage == "gone":
         path.unlink()
         if name == "manifest.json":
-            assert "none in this place" in stop(world)
+            assert "no backup at all" in stop(world)
             return
     assert "nothing was restored" in stop(world)
 
 
 def test_a_part_of_another_backup_is_found_out_though_its_manifest_was_adapted(world: World) -> None:
     name = f"host-{HOST}.age"
-    first = world.place / world.take().name
+    first = world.place / world.take().backup
     second = world.place / "prod-20990101T000000Z"
     shutil.copytree(first, second)
+    assert "under another name" in stop(world)
     with age.encrypting(second / f"{name}.new", [world.recipient]) as stream:
         stream.write(b"older")
     (second / f"{name}.new").replace(second / name)
     manifest = json.loads((second / "manifest.json").read_text())
+    manifest["taken"] = "2099-01-01T00:00:00+00:00"
     manifest["hosts"][HOST] = {
         "sealed": archive.digest_of(second / name), "plain": hashlib.sha256(b"older").hexdigest()
     }  # fmt: skip
@@ -202,14 +205,160 @@ def test_a_part_of_another_backup_is_found_out_though_its_manifest_was_adapted(w
 
 def test_a_manifest_that_leads_out_of_the_folder_is_refused() -> None:
     part = {"sealed": "x", "plain": "x"}
-    value = {"format": 1, "stack": "prod", "taken": "2026-01-01T00:00:00+00:00", "hosts": {"../../etc": part}}
+    hosts = {"../../etc": part}
+    value = {"format": archive.FORMAT, "stack": "prod", "taken": "2026-01-01T00:00:00+00:00", "hosts": hosts}
     with pytest.raises(Problems, match="names that are none"):
         archive.Manifest.parse(value, "x")
 
 
-def test_a_format_of_the_future_is_refused() -> None:
-    with pytest.raises(Problems, match="format 2"):
-        archive.Manifest.parse({"format": 2}, "x")
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_format_without_a_signature_or_of_the_future_is_refused(number: int) -> None:
+    with pytest.raises(Problems, match=f"format {number}"):
+        archive.Manifest.parse({"format": number}, "x")
+
+
+def forge(world: World, passphrase: str, name: str = "prod-20990101T000000Z") -> None:
+    """A newer backup of somebody who can write to the place and knows the recipient, but not the passphrase."""
+    taken = next(path for path in world.place.iterdir())
+    forged = world.place / name
+    shutil.copytree(taken, forged)
+    manifest = json.loads((forged / "manifest.json").read_text()) | {"taken": "2099-01-01T00:00:00+00:00"}
+    (forged / "manifest.json").write_text(json.dumps(manifest))
+    sealed = archive.Sealed(archive.Manifest.parse(manifest, "x"), "config: {evil: 1}", "{}", passphrase)
+    with age.encrypting(forged / "stack.age.new", [world.recipient]) as stream:
+        stream.write(signature.sign(sealed.text().encode(), signature.key_of(passphrase, "prod")))
+    (forged / "stack.age.new").replace(forged / "stack.age")
+
+
+def test_a_backup_of_somebody_without_the_passphrase_stops_the_restore_before_any_change(world: World) -> None:
+    own = world.take().signer
+    forge(world, "not the passphrase")
+    told = stop(world)
+    assert f"signed by {own}" in told
+    assert signature.signer_of(signature.key_of("not the passphrase", "prod")) in told
+
+
+def test_the_forgers_backup_would_be_taken_if_its_signature_were_right(world: World) -> None:
+    world.take()
+    forge(world, "the passphrase")
+    assert world.restore(check=True).backup == "prod-20990101T000000Z"
+
+
+def test_a_signature_covers_every_byte(world: World) -> None:
+    key = signature.key_of("the passphrase", "prod")
+    signed = signature.sign(b"content", key)
+    assert signature.content_of(signed, signature.signer_of(key)) == b"content"
+    assert signature.content_of(signed[:-1], signature.signer_of(key)) is None
+    assert signature.content_of(b"{}\ncontent", signature.signer_of(key)) is None
+    assert signature.content_of(signed, "no signer") is None
+    assert signature.signer_of(signature.key_of("the passphrase", "other")) != signature.signer_of(key)
+
+
+def test_a_machine_without_the_passphrase_asks_who_signed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = world.take().signer
+    monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE")
+    told = stop(world, only="stack")
+    assert "no passphrase" in told
+    assert "--signer" in told
+    assert stop(world, only="stack", signer=signature.signer_of(signature.key_of("another", "prod")))
+    assert world.restore(only="stack", signer=signer)
+
+
+def test_a_backup_from_before_a_change_of_the_passphrase_comes_back_by_its_signer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer = world.take().signer
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "a new one")
+    assert signer in stop(world)
+    assert world.restore(check=True, signer=signer)
+
+
+@pytest.mark.parametrize("passphrase", [None, ""])
+def test_without_a_passphrase_nothing_is_backed_up(
+    world: World, monkeypatch: pytest.MonkeyPatch, passphrase: str | None
+) -> None:
+    monkeypatch.setattr(stacks, "passphrase", lambda _: passphrase)
+    monkeypatch.setattr(ssh, "stream", None)
+    with pytest.raises(Problems, match="signed with it"):
+        world.take()
+    assert names(world) == []
+
+
+def test_a_stack_that_was_never_deployed_is_told_and_nothing_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.exists = False
+    monkeypatch.setattr(ssh, "stream", None)
+    with pytest.raises(Problems, match="never deployed") as caught:
+        world.take()
+    assert report.trouble_code(caught.value) == report.COULD_NOT_TELL
+    assert names(world) == []
+
+
+def test_a_mistyped_backup_is_told_with_the_newest_one(world: World) -> None:
+    newest = world.take().backup
+    told = stop(world, backup="prod-20000101T000000Z")
+    assert "no backup prod-20000101T000000Z" in told
+    assert f"--backup {newest} is the newest" in told
+    assert "--list" in told
+    assert "no backup ../place" in stop(world, backup=f"../place/{newest}")
+
+
+def test_a_mistyped_stack_is_told_with_those_that_have_backups(world: World) -> None:
+    world.take()
+    with pytest.raises(Problems, match="there are backups of prod"):
+        world.restore("prd")
+
+
+@pytest.mark.parametrize(
+    ("stack", "told", "status"),
+    [
+        ("prod", "prod-20260101T000000Z\n", 0),
+        ("prd", "no backup of stack prd in this place; there are backups of prod, test\n", 1),
+    ],
+)
+def test_the_list_says_what_there_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    *, stack: str, told: str, status: int,
+) -> None:  # fmt: skip
+    for name in ("prod-20260101T000000Z", "test-20260101T000000Z"):
+        (world.place / name).mkdir()
+        (world.place / name / "manifest.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["backup.py", "--stack", stack, "--to", str(world.place), "--list"])
+    assert script.main() == status
+    assert capsys.readouterr().out == told
+
+
+def test_a_run_says_who_signed_and_what_it_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = world.place / "prod-20200101T000000Z"
+    old.mkdir()
+    (old / "manifest.json").write_text("{}")
+    arguments = ["--stack", "prod", "--to", str(world.place), "--recipient", world.recipient, "--keep", "1"]
+    monkeypatch.setattr("sys.argv", ["backup.py", *arguments])
+    assert script.main() == 0
+    told = capsys.readouterr().out
+    assert signature.signer_of(signature.key_of("the passphrase", "prod")) in told
+    assert f"removed {old.name}" in told
+    assert len(names(world)) == 1
+
+
+def test_a_killed_restore_leaves_no_half_of_a_stacks_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.take()
+    path = world.folder / "Pulumi.prod.yaml"
+    path.unlink()
+
+    def killed(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.restore(only="stack")
+    assert not path.exists()
+    world.restore(only="stack")
+    assert path.read_text() == STACK_FILE
 
 
 def test_another_key_opens_nothing(world: World) -> None:
@@ -220,7 +369,7 @@ def test_another_key_opens_nothing(world: World) -> None:
 
 
 def test_another_stacks_backup_is_refused_and_by_force_gives_the_hosts_alone(world: World) -> None:
-    name = world.take().name
+    name = world.take().backup
     (world.folder / "Pulumi.mine.yaml").write_text("config: {}\n")
     with pytest.raises(Problems, match="one of stack prod"):
         world.restore("mine", backup=name)
@@ -305,7 +454,7 @@ def test_only_the_stacks_own_oldest_backups_are_removed(world: World) -> None:
     for name in [*mine, others[0]]:
         (world.place / name / "manifest.json").write_text("{}")
     folder = places.Folder(world.place)
-    assert folder.names("prod") == mine
+    assert places.of_stack("prod", folder.names()) == mine
     assert folder.prune("prod", 2) == mine[:1]
     assert names(world) == sorted([*mine[1:], *others])
 
@@ -314,24 +463,80 @@ def test_a_git_repository_keeps_backups(world: World) -> None:
     bare = world.folder / "bare.git"
     subprocess.run(["git", "init", "-q", "--bare", str(bare)], check=True)
     place = places.place(f"git+file://{bare}")
-    first = world.take(place=place).name
+    first = world.take(place=place).backup
     assert world.restore(place=place).backup == first
     with place.writing("prod-20990101T000000Z") as folder:
         (folder / "manifest.json").write_text("{}")
-    assert place.names("prod") == [first, "prod-20990101T000000Z"]
+    assert sorted(place.names()) == [first, "prod-20990101T000000Z"]
     assert place.prune("prod", 1) == [first]
-    assert place.names("prod") == ["prod-20990101T000000Z"]
+    assert place.names() == ["prod-20990101T000000Z"]
 
 
 def test_a_restic_repository_keeps_backups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_PASSWORD", "x")
     monkeypatch.setenv("RESTIC_CACHE_DIR", str(world.folder / "cache"))
     place = places.place(f"restic:{world.folder / 'restic'}")
-    first = world.take(place=place).name
+    first = world.take(place=place).backup
     assert world.restore(place=place).backup == first
     with place.writing("prod-20990101T000000Z") as folder:
         (folder / "manifest.json").write_text("{}")
     assert place.prune("prod", 1) == [first]
+
+
+def test_a_restic_repository_is_made_by_a_backup_and_by_nothing_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = world.folder / "restic"
+    (world.folder / "repository").write_text(f"{path}\n")
+    monkeypatch.setenv("RESTIC_PASSWORD", "x")
+    monkeypatch.setenv("RESTIC_REPOSITORY_FILE", str(world.folder / "repository"))
+    place = places.place("restic:")  # the one that restic's own variable names
+    assert "it is made" in (place.check() or "")
+    with pytest.raises(Problems, match="unable to open config file"):
+        place.names()
+    assert not path.exists()
+    with place.writing("prod-20990101T000000Z") as folder:
+        (folder / "manifest.json").write_text("{}")
+    assert place.check() is None
+    monkeypatch.setenv("RESTIC_PASSWORD", "another")
+    with pytest.raises(Problems, match="wrong password"):
+        place.check()
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("git+https://me:s3cr%t@git.example.com/b.git", "credential helper"),
+        ("git+https://ghp_s3cr%t@git.example.com/b.git", "credential helper"),
+        ("restic:rest:https://me:s3cr%t@store.example.com:8000/", "RESTIC_REPOSITORY_FILE"),
+        ("restic:s3:https://:s3cr%t@store.example.com/", "RESTIC_REPOSITORY_FILE"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(text: str, advice: str) -> None:
+    with pytest.raises(Problems, match=advice) as caught:
+        places.place(text)
+    assert "s3cr" not in str(caught.value)
+    assert "example.com" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["git+ssh://git@git.example.com:22/a:b@c.git", "git+git@git.example.com:b.git", "restic:sftp:me@example.com:/srv",
+     "restic:s3:https://store.example.com:9000/b", "git+https://me@git.example.com/b.git", "/mnt/a:b@c"],
+)  # fmt: skip
+def test_an_address_without_a_password_is_a_place(text: str) -> None:
+    assert places.place(text)
+
+
+def test_a_tool_repeats_no_password_that_it_was_told_elsewhere(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.folder / "bin").mkdir()
+    program = world.folder / "bin" / "git"
+    program.write_text("#!/bin/sh\necho 'fatal: no https://me:s3cr%t@git.example.com/b.git' >&2\nexit 128\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    with pytest.raises(Problems, match="no https://[*]{3}@git.example.com") as caught:
+        places.place("git+https://git.example.com/b.git").check()
+    assert "s3cr" not in str(caught.value)
 
 
 def test_a_place_that_does_not_answer_is_told_before_a_host_is_asked(
