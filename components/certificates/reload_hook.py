@@ -19,11 +19,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from components.host import hostlib
 else:
@@ -32,7 +33,7 @@ else:
 MAILROOM = Path("/etc/mailroom")
 LETSENCRYPT = Path("/etc/letsencrypt")
 STATE = Path("/var/lib/mailroom/certificates.json")
-RELOAD_LOCK = Path("/run/mailroom-reload.lock")
+RECORD_LOCK = Path("/var/lib/mailroom/certificates.lock")  # beside it: all of /run is read-only for the report
 POLICY = Path("/run/mailroom-policy/socket")
 TRUSTED = Path("/")  # up to here everything above the copies has to be root's
 RENEWAL = "certbot.service"
@@ -64,8 +65,7 @@ def main(arguments: list[str]) -> None:
 
 def hand_on(only: str | None = None) -> tuple[list[str], list[str]]:
     """Refresh copies and run the hooks that are due, of one certificate or all; what was done, what failed."""
-    with RELOAD_LOCK.open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone():
         wanted, state = read(MAILROOM / "certificates.json"), read(STATE)
         certificates = wanted.get("certificates", {})
         done, failed = [], []
@@ -89,6 +89,18 @@ def hand_on(only: str | None = None) -> tuple[list[str], list[str]]:
     return done, failed
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """One run at a time reads the record, acts and notes: else two would lose what the other has noted."""
+    hostlib.make_directory(STATE.parent)
+    lock = os.open(RECORD_LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # nobody else may hold it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def read(path: Path) -> dict[str, Any]:
     """A JSON object, empty without its file."""
     try:
@@ -99,9 +111,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(state: dict[str, Any]) -> None:
-    """Note what is not as it should be."""
-    hostlib.make_directory(STATE.parent)
-    hostlib.write_file(STATE, json.dumps(state, indent=1, sort_keys=True) + "\n")
+    """Note what is not as it should be, for root alone: hooks and certbot may have said anything."""
+    hostlib.write_file(STATE, json.dumps(state, indent=1, sort_keys=True) + "\n", 0o600)
 
 
 # --- copies -------------------------------------------------------------------------------------------------
@@ -230,11 +241,12 @@ def shown(text: str) -> str:
 
 def note_run() -> list[str]:
     """Note which run of certbot.service came this far, forget an earlier failure of it; what is still wrong."""
-    state = read(STATE)
-    state["run"] = os.environ.get("INVOCATION_ID")
-    if os.environ.get("SERVICE_RESULT") == "success":
-        state["renewal"] = None
-    write(state)
+    with alone():
+        state = read(STATE)
+        state["run"] = os.environ.get("INVOCATION_ID")
+        if os.environ.get("SERVICE_RESULT") == "success":
+            state["renewal"] = None
+        write(state)
     return [problem for key, problem in problems(state).items() if key != "renewal"]
 
 
@@ -250,14 +262,15 @@ def problems(state: dict[str, Any]) -> dict[str, str]:
 
 def report() -> None:
     """After a failed run: note why, and tell the postmaster what is new, or again after a day."""
-    state = read(STATE)
-    if reason := failure_of_renewal(state.get("run")):
-        state["renewal"] = reason
-    found, told = problems(state), state.get("told", {})
-    is_news = not found.keys() <= set(told.get("keys", ())) or time.time() - told.get("at", 0) > REMINDER
-    if found and is_news and tell(found):
-        state["told"] = {"keys": sorted(found), "at": int(time.time())}
-    write(state)
+    with alone():
+        state = read(STATE)
+        if reason := failure_of_renewal(state.get("run")):
+            state["renewal"] = reason
+        found, told = problems(state), state.get("told", {})
+        is_news = not found.keys() <= set(told.get("keys", ())) or time.time() - told.get("at", 0) > REMINDER
+        if found and is_news and tell(found):
+            state["told"] = {"keys": sorted(found), "at": int(time.time())}
+        write(state)
     print("\n".join(found.values()) or "ok: nothing to report")
 
 

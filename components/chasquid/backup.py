@@ -23,7 +23,7 @@ import tarfile
 import time
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +52,8 @@ def main() -> None:
     payload = hostlib.read_payload()
     facts = {"format": FORMAT, "host": payload["host"], "machine": machine(), "taken": int(time.time())}
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|gz", format=tarfile.PAX_FORMAT) as tar:
-        add(tar, "facts.json", json.dumps(facts).encode(), 0o600, time.time())
+        text = json.dumps(facts).encode()
+        add(tar, "facts.json", io.BytesIO(text), len(text), 0o600, time.time())
         with certbot_waits():
             for name in CERTBOTS:
                 add_folder(tar, f"letsencrypt/{name}")
@@ -98,19 +99,35 @@ def add_folder(tar: tarfile.TarFile, name: str) -> None:
 
 
 def add_file(tar: tarfile.TarFile, name: str, path: Path, folder: int | None = None) -> None:
-    """One file, whole, in the folder of that descriptor if there is one: read before its size is told."""
+    """One file, in the folder of that descriptor if there is one, as long as it is now."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # nothing waits for the other end of a pipe
     with os.fdopen(os.open(path, flags, dir_fd=folder), "rb") as file:
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode):
-            add(tar, name, file.read(), stat.S_IMODE(status.st_mode), status.st_mtime)
+            content = Filled(file)
+            add(tar, name, content, status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime)
+            if content.lacking:
+                print(f"warning: {name} became shorter while it was read; its end is missing", file=sys.stderr)
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes, mode: int, modified: float) -> None:
-    """One member with `data`."""
+class Filled:
+    """A file that never ends early: a service that cuts its file must not spoil the tar, where its size is told."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.lacking = file, 0
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, NUL where the file has no more."""
+        data = self._file.read(size)
+        self.lacking += size - len(data)
+        return data.ljust(size, b"\0")
+
+
+def add(tar: tarfile.TarFile, name: str, content: Any, size: int, mode: int, modified: float) -> None:
+    """One member of `size` bytes, read from `content` piece by piece."""
     member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = len(data), mode, modified
-    tar.addfile(member, io.BytesIO(data))
+    member.size, member.mode, member.mtime = size, mode, modified
+    tar.addfile(member, content)
 
 
 def add_link(tar: tarfile.TarFile, name: str, target: str) -> None:

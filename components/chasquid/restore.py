@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -51,16 +52,35 @@ POLICY = Path("/var/lib/mailroom-policy")
 USER, POLICY_USER = "chasquid", backup.POLICY_USER
 LEARNT = ("domaininfo", "sts-cache")
 ACCOUNT = re.compile(r"^account\s*=\s*(\S+)", re.MULTILINE)
+LIVE_DEPTH = 4  # letsencrypt/live/NAME/cert.pem
 START_LIMIT = 30  # seconds until a restarted server must serve its certificates
+CHUNK = 1 << 20
+# What a renewal file may say after a restore (certbot's storage.relevant_values): nothing that runs a program, or
+# writes elsewhere, as root. Its own hooks and paths are in `ours`.
+WORDS = (
+    *("version", "account", "authenticator", "installer", "key_type", "elliptic_curve", "rsa_key_size", "reuse_key"),
+    *("must_staple", "allow_subset_of_names", "autorenew", "http01_port", "preferred_profile", "required_profile"),
+    *("ari_retry_after",),
+)
+OPTIONS = {
+    **dict.fromkeys(WORDS, r"[\w.:+-]+"),
+    "server": r"https://[!-~]+",
+    "preferred_chain": r"[\w .()-]+",
+    "pref_challs": r"[\w, -]+",
+    "renew_before_expiry": r"\d+ \w+",
+    "dns_credentials": r"/[\w./-]+",
+    "dns_propagation_seconds": r"\d+",
+}
+SECTIONS = ("[renewalparams]", "[acme_renewal_info]")
 
 
 def main() -> None:
-    """Unpack, verify, put back, serve."""
+    """Receive, verify, unpack, put back, serve."""
     payload = json.loads(sys.stdin.buffer.readline())
     clear()
     hostlib.make_directory(STAGING, 0o711)
     try:
-        facts = unpack(sys.stdin.buffer, payload)
+        facts = unpack(receive(sys.stdin.buffer, payload["sha256"]))
         print(json.dumps(put_back(payload, facts)))
     finally:
         clear()
@@ -74,35 +94,30 @@ def clear() -> None:
 # --- unpacking --------------------------------------------------------------------------------------------------
 
 
-class Hashing:
-    """A stream that is digested as it is read."""
+def receive(stream: BinaryIO, expected: str) -> Path:
+    """The tar, whole and as it was taken: what it is made of is not looked at before."""
+    path, digest = STAGING / "received", hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != expected:
+        hostlib.fail("the backup did not arrive as it was taken", "expected its digest", "nothing changed; run again")
+    return path
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.digest = stream, hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes."""
-        data = self._stream.read(size)
-        self.digest.update(data)
-        return data
-
-
-def unpack(stream: BinaryIO, payload: dict[str, Any]) -> dict[str, Any]:
-    """The tar below STAGING, all of it verified; its facts."""
+def unpack(path: Path) -> dict[str, Any]:
+    """What is in the tar, below STAGING, and its facts."""
     for name in ("letsencrypt", "chasquid", "policy"):
         hostlib.make_directory(STAGING / name, 0o700)
-    hashing = Hashing(stream)
     try:
-        with tarfile.open(fileobj=hashing, mode="r|gz") as tar:  # type: ignore[call-overload]
+        with tarfile.open(path, mode="r|gz") as tar:
             for member in tar:
                 lay_out(tar, member)
-        while hashing.read(1 << 20):  # what gzip and tar had no use for
-            pass
         facts: dict[str, Any] = json.loads((STAGING / "facts.json").read_text(encoding="utf-8"))
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         hostlib.fail(f"the backup does not unpack ({error})", "expected what backup.py wrote", "nothing was changed")
-    if hashing.digest.hexdigest() != payload["sha256"]:
-        hostlib.fail("the backup did not arrive as it was taken", "expected its digest", "nothing changed; run again")
+    path.unlink()
     if facts["format"] != backup.FORMAT:
         hostlib.fail(
             f"the backup has format {facts['format']}", f"expected {backup.FORMAT}", "use the version that made it"
@@ -125,7 +140,11 @@ def lay_out(tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     target = STAGING / path
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if member.issym() and folder == "letsencrypt/live":
-        if not re.fullmatch(r"\.\./\.\./archive/[^/]+/[^/]+\.pem", member.linkname):
+        kind = re.escape(path.name.removesuffix(".pem"))
+        name = re.escape(path.parent.name)
+        if len(path.parts) != LIVE_DEPTH or not re.fullmatch(
+            rf"\.\./\.\./archive/{name}/{kind}\d+\.pem", member.linkname
+        ):
             raise OSError(f"unexpected link {member.name}")
         target.symlink_to(member.linkname)
     elif member.isreg() and (content := tar.extractfile(member)):
@@ -220,8 +239,9 @@ def certificates(report: Report, *, replace: bool) -> bool:
         elif why_not := reason_to_keep(name, source, replace=replace):
             report.kept += [f"certificate {name}: {why_not}"] * (why_not != "same")
         else:
-            put_lineage(name, source)
+            left_out = put_lineage(name, source)
             report.done.append(f"certificate {name}")
+            report.kept += [f"certificate {name}: no {option} comes from a backup" for option in left_out]
             changed = True
     return changed
 
@@ -260,16 +280,39 @@ def reason_to_keep(name: str, source: Path, *, replace: bool) -> str | None:
     return "this host has a newer one" if here >= there and not replace else None
 
 
-def put_lineage(name: str, source: Path) -> None:
-    """Put a whole lineage in place, its renewal file last: without it the rest counts as damaged and is replaced."""
+def put_lineage(name: str, source: Path) -> list[str]:
+    """Put a whole lineage in place, its renewal file last: without it the rest counts as damaged and is replaced.
+
+    Returns the options that its renewal file has lost.
+    """
     if any(path.exists() for path in certificate.parts(name)):
         certificate.set_aside(name, "replaced")
     for kind in ("archive", "live"):
         copy(source / kind / name, LETSENCRYPT / kind / name)
     hostlib.make_directory(LETSENCRYPT / "renewal")
-    hostlib.write_file(
-        LETSENCRYPT / "renewal" / f"{name}.conf", (source / "renewal" / f"{name}.conf").read_bytes(), 0o600
-    )
+    text, left_out = renewal_file(name, (source / "renewal" / f"{name}.conf").read_text(encoding="utf-8"))
+    hostlib.write_file(LETSENCRYPT / "renewal" / f"{name}.conf", text, 0o600)
+    return left_out
+
+
+def renewal_file(name: str, text: str) -> tuple[str, list[str]]:
+    """A renewal file without hooks of others, foreign paths and options we do not know; the options left out."""
+    program, live = certificate.challenge_program(), LETSENCRYPT / "live" / name
+    ours = {
+        "manual_auth_hook": f"{program} auth", "manual_cleanup_hook": f"{program} cleanup",
+        "archive_dir": str(LETSENCRYPT / "archive" / name),
+        **{kind: str(live / f"{kind}.pem") for kind in ("cert", "chain", "fullchain", "privkey")},
+    }  # fmt: skip
+    lines, left_out = [], []
+    for line in text.splitlines():
+        key, _, value = (part.strip() for part in line.partition("="))
+        option = re.sub(r"^dns_\w+_(credentials|propagation_seconds)$", r"dns_\1", key)
+        allowed = ours.get(key) == value or re.fullmatch(OPTIONS.get(option, "(?!)"), value, re.ASCII)
+        if allowed or not key or key.startswith("#") or line in SECTIONS:
+            lines.append(line)
+        else:
+            left_out.append(key)
+    return "\n".join([*lines, ""]), left_out
 
 
 def copy(source: Path, target: Path) -> None:

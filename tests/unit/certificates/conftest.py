@@ -105,7 +105,7 @@ class FakeHost:
             "SYSTEM_BUNDLE": self.root / "system-cas.pem",
             "UNITS": self.root,
             "STATE": self.root / "state" / "certificates.json",
-            "RELOAD_LOCK": self.root / "reload-lock",
+            "RECORD_LOCK": self.root / "state" / "lock",
             "POLICY": self.root / "policy-socket",
             "TRUSTED": self.root,
             "CONFIG": self.letsencrypt / "mailroom" / "challenge.json",

@@ -212,6 +212,34 @@ def test_a_failed_renewal_is_noted_and_told_once_until_it_works(
     assert reload_hook.problems(state(host)) == {}
 
 
+def test_a_report_and_a_renewal_at_one_time_lose_nothing_of_each_other(
+    host: FakeHost, told: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reload_hook
+
+    host.run()
+    monkeypatch.setenv("INVOCATION_ID", "two")
+    renewal = threading.Thread(target=reload_hook.note_run)
+
+    def failure(_: object) -> str:
+        renewal.start()
+        renewal.join(0.2)
+        return "it failed"
+
+    monkeypatch.setattr(reload_hook, "failure_of_renewal", failure)
+    reload_hook.report()
+    renewal.join()
+    assert state(host)["renewal"] == "it failed"
+    assert state(host)["run"] == "two"
+    assert len(told) == 1
+
+
+def test_what_hooks_and_certbot_said_is_for_root_alone(host: FakeHost) -> None:
+    run(host, "echo my secret; exit 3\n")
+    for path in (host.root / "state").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600, path
+
+
 def test_a_failed_hook_is_told_as_what_it_is_and_not_as_a_failed_renewal(
     host: FakeHost, told: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from contextlib import closing
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -328,6 +329,10 @@ def test_a_backup_that_did_not_arrive_as_it_was_taken_changes_nothing(
         ("../../etc/cron.d/x", None), ("/etc/cron.d/x", None), ("chasquid/queue/../../x", None),
         ("etc/cron.d/x", None), ("chasquid/queue/.hidden", None), ("chasquid/queue", None),
         ("chasquid/queue/m:x", "/etc/shadow"), (f"letsencrypt/live/{NAME}/cert.pem", "/etc/shadow"),
+        (f"letsencrypt/live/{NAME}/cert.pem", "../../archive/other/cert1.pem"),
+        (f"letsencrypt/live/{NAME}/cert.pem", f"../../archive/{NAME}/privkey1.pem"),
+        ("letsencrypt/live/cert.pem", "../../archive/live/cert1.pem"),
+        ("letsencrypt/renewal-hooks/deploy/x", None), ("letsencrypt/mailroom/hooks/x", None),
     ],
 )  # fmt: skip
 def test_a_tar_with_a_name_or_link_that_no_backup_has_is_refused(
@@ -344,6 +349,75 @@ def test_a_tar_with_a_name_or_link_that_no_backup_has_is_refused(
         machine.restore(made.getvalue())
     assert "unexpected" in machine.host.capsys.readouterr().err
     assert not machine.path("var/lib/mailroom-restore").exists()
+
+
+def test_what_is_not_as_it_was_taken_is_not_even_opened(machine: Machine) -> None:
+    tar = machine.back_up()
+    machine.host.monkeypatch.setattr(machine.host.modules["restore"].tarfile, "open", None)
+    with pytest.raises(SystemExit):
+        machine.restore(tar, sha256=hashlib.sha256(b"another").hexdigest())
+    assert "did not arrive as it was taken" in machine.host.capsys.readouterr().err
+
+
+def test_a_renewal_file_brings_no_hook_path_or_option_of_others(machine: Machine, fresh: Path) -> None:
+    certify(machine)
+    kept = [
+        "# renew_before_expiry = 30 days", "renew_before_expiry = 20 days", "version = 2.1.0",
+        "[renewalparams]", "account = aaaa", "server = https://acme.example/directory", "key_type = ecdsa",
+        "pref_challs = dns-01,", "dns_cloudflare_credentials = /etc/letsencrypt/mailroom/cloudflare.ini",
+        "[acme_renewal_info]", "ari_retry_after = 2026-11-24T10:00:00+00:00",
+    ]  # fmt: skip
+    foreign = [
+        "pre_hook = touch /x", "  post_hook=touch /x", '"renew_hook" = touch /x', "deploy_hook = touch /x",
+        "manual_auth_hook = /x auth", "manual_cleanup_hook = /x", "config_dir = /x", "cert = /etc/cron.d/x",
+        "server = file:///x", "authenticator = '''", "[[webroot_map]]", "nginx_ctl = /x", "dns_x_program = /x",
+    ]  # fmt: skip
+    machine.write(f"etc/letsencrypt/renewal/{NAME}.conf", "\n".join([*kept, *foreign, ""]))
+    tar = machine.back_up()
+    machine.move(fresh)
+    told = machine.restore(tar)["kept"]
+    assert machine.path(f"etc/letsencrypt/renewal/{NAME}.conf").read_text() == "\n".join([*kept, ""])
+    assert len(told) == len(foreign)
+    assert f"certificate {NAME}: no pre_hook comes from a backup" in told
+
+
+def test_a_renewal_file_of_ours_comes_back_as_it_was(machine: Machine) -> None:
+    folder = machine.path("etc/letsencrypt")
+    text = "\n".join([
+        f"archive_dir = {folder}/archive/{NAME}", f"cert = {folder}/live/{NAME}/cert.pem",
+        f"fullchain = {folder}/live/{NAME}/fullchain.pem", "[renewalparams]", "authenticator = manual",
+        f"manual_auth_hook = {folder}/mailroom/challenge auth",
+        f"manual_cleanup_hook = {folder}/mailroom/challenge cleanup", "",
+    ])  # fmt: skip
+    assert machine.host.modules["restore"].renewal_file(NAME, text) == (text, [])
+
+
+def test_a_long_file_is_never_in_memory_as_a_whole(machine: Machine) -> None:
+    size = 32 << 20
+    with machine.path("var/lib/chasquid/queue/m:long").open("wb") as file:
+        file.truncate(size)
+    tracemalloc.start()
+    tar = machine.back_up()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert members(tar)["chasquid/queue/m:long"].size == size
+    assert peak < size / 4
+
+
+def test_a_file_that_is_cut_while_it_is_read_spoils_no_backup(machine: Machine) -> None:
+    script, path = machine.host.modules["backup"], machine.path("var/lib/chasquid/queue/m:one")
+    original = script.Filled
+
+    def cut(file: Any) -> Any:
+        if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            os.truncate(path, 3)
+        return original(file)
+
+    machine.host.monkeypatch.setattr(script, "Filled", cut)
+    found = members(machine.back_up())
+    assert found["chasquid/queue/m:one"].size == len("message m:one")
+    assert "chasquid/queue/m:two" in found
+    assert "m:one became shorter" in machine.host.capsys.readouterr().err
 
 
 def test_the_server_starts_anew_only_for_mail_or_certificates(machine: Machine, fresh: Path) -> None:
