@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulumi.dynamic import CreateResult, DiffResult, ResourceProvider, UpdateResult
 
-from standards.finding import Problems
+from standards.finding import Problems, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,9 @@ def progress(message: str, *, warning: bool = False) -> None:
     from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc
 
     with grpc.insecure_channel(sys.argv[-1]) as channel:
-        request = engine_pb2.LogRequest(severity=engine_pb2.WARNING if warning else engine_pb2.INFO, message=message)
+        request = engine_pb2.LogRequest(
+            severity=engine_pb2.WARNING if warning else engine_pb2.INFO, message=printable(message)
+        )
         engine_pb2_grpc.EngineStub(channel).Log(request, timeout=5)
 
 

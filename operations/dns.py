@@ -24,7 +24,7 @@ from dns.rdtypes.IN.A import A
 from dns.rdtypes.IN.AAAA import AAAA
 
 from standards import dmarc
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +44,9 @@ CASELESS_TYPES = frozenset({"CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TLSA"})
 
 class CouldNotTell(Exception):  # noqa: N818  (no answer is not a wrong answer)
     """Nothing answered, or what answered has no say in the matter: neither right nor wrong."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(reason))
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
-from rich.text import Text
 
 from operations import report
 from operations.dns import CouldNotTell
 from operations.explain_judge import duration, first, judge
 from standards import trace
+from standards.finding import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +124,7 @@ def explain(raw: bytes) -> Explanation:
     """Read a raw message; raises `CouldNotTell` when it carries no trace of any server."""
     # mbox and "Show original" copies begin with lines that are no header
     message = message_from_bytes(re.sub(rb"\A(?:\s+|From [^\n]*\n)+", b"", raw), policy=policy.compat32)
-    fields = [(name.lower(), _printable(" ".join(str(value).split()))) for name, value in message.items()]
+    fields = [(name.lower(), printable(" ".join(str(value).split()))) for name, value in message.items()]
     places = [place for place, (name, _) in enumerate(fields) if name == "received"]
     if not places:
         raise CouldNotTell(f"the text has no Received header, so it is no message that was received; {_HOW_TO_GET_IT}")
@@ -161,18 +161,13 @@ def explain(raw: bytes) -> Explanation:
 Fields = list[tuple[str, str]]
 
 
-def _printable(text: str) -> str:
-    """Without what would move the cursor of who reads it."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def _shown(fields: Fields, name: str) -> str:
     from email.errors import HeaderParseError
     from email.header import decode_header, make_header
 
     text = first(fields, name)
     try:
-        return _printable(str(make_header(decode_header(text))))
+        return printable(str(make_header(decode_header(text))))
     except (ValueError, LookupError, HeaderParseError):
         return text
 
@@ -365,10 +360,12 @@ def show(console: Console, made: Explanation) -> None:
     """Print the explanation for people."""
     wrong = {finding.id.removeprefix("explain.") for finding in made.findings if finding.severity != "note"}
     head = made.headers
-    console.print(Text(f"{head['subject'] or '(no subject)'}: from {head['from']} to {head['to']}"), soft_wrap=True)
-    verdicts = Table("check", f"what {made.receiver or 'the receiver'} saw", title="the verdict", title_justify="left")
+    line = f"{head['subject'] or '(no subject)'}: from {head['from']} to {head['to']}"
+    console.print(report.said(line), soft_wrap=True)
+    verdicts = Table("check", title="the verdict", title_justify="left")
+    verdicts.add_column(report.said(f"what {made.receiver or 'the receiver'} saw"))
     for check, seen, ids in _rows(made):
-        verdicts.add_row(check, Text(seen), style="bold red" if ids & wrong else "green")
+        verdicts.add_row(report.said(check), report.said(seen), style="bold red" if ids & wrong else "green")
     console.print(verdicts)
     way = Table("from", "to", "how", "after", title="the way, oldest first", title_justify="left")
     for leg in made.legs:
@@ -378,10 +375,7 @@ def show(console: Console, made: Explanation) -> None:
         how = f"{leg.kind}: {'' if leg.kind == 'inside' and hop.tls is None else lock}".rstrip(": ")
         delay = "?" if leg.delay is None else duration(leg.delay)
         way.add_row(
-            Text(came),
-            Text(hop.by),
-            how,
-            delay,
+            *map(report.said, (came, hop.by, how, delay)),
             style="" if leg.kind == "inside" or hop.tls is not None else "bold red",
         )
     console.print(way)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from operations import hosts, ssh
-from standards.finding import Problems
+from standards.finding import Problems, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,9 +94,10 @@ def parsed(line: str) -> dict[str, Any] | None:
         return {
             "cursor": cursor if CURSOR.fullmatch(cursor) else "",
             "time": int(entry["__REALTIME_TIMESTAMP"]) / 1e6,
-            "unit": str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or entry.get("SYSLOG_IDENTIFIER") or "?"),
-            # Clients write into it, and a terminal obeys control characters.
-            "text": "".join(char if char.isprintable() else " " for char in str(message)).strip(),
+            "unit": printable(
+                str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT") or entry.get("SYSLOG_IDENTIFIER") or "?")
+            ),
+            "text": printable(str(message)).replace("\n", " ").strip(),  # clients write into it
         }
     except (ValueError, LookupError, TypeError, AttributeError):
         return None

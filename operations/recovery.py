@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from operations import processes, stacks
 from operations.cloudflare import Zone
-from standards.finding import Finding, Problems
+from standards.finding import Finding, Problems, printable
 from standards.ownership import owner
 
 if TYPE_CHECKING:
@@ -114,9 +114,8 @@ def _remove_unrecorded(stack: str, state: dict[str, Any]) -> None:
         zone = Zone(api.api_token.get_secret_value(), zone_id, api.base_url)
         for found in zone.records():
             if owner(found) == stack and found["id"] not in recorded:
-                print(
-                    f"removing {found['type']} {found['name']}, which a lost run had made; it is made again", flush=True
-                )
+                name = printable(found["name"])
+                print(f"removing {found['type']} {name}, which a lost run had made; it is made again", flush=True)
                 zone.remove(found["id"])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.text import Text
 
 from operations.dns import CouldNotTell
-from standards.finding import Problems
+from standards.finding import Problems, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +58,14 @@ def trouble_as_json(trouble: Problems | CouldNotTell) -> dict[str, Any]:
     return {"result": result, "reason": str(trouble), "findings": [asdict(finding) for finding in findings]}
 
 
-def progress(text: str) -> None:
-    """One line about work that goes on; stdout stays for what comes of it."""
-    print(text, file=sys.stderr, flush=True)
+def said(text: str, style: str = "") -> Text:
+    """Text of a host, a server or a message for a page: no markup in it acts, and nothing that a terminal obeys."""
+    return Text(printable(text), style)
+
+
+def say(text: str) -> None:
+    """A line of progress on stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def show(console: Console, findings: Sequence[Finding]) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from components.chasquid import build
-from operations import hosts
-from standards.finding import Finding, error_about
+from operations import hosts, report
+from standards.finding import Finding, error_about, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -190,7 +190,7 @@ def failures(record: Any) -> dict[str, str]:
 
 def _flat(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return "".join(char if char.isprintable() else " " for char in text)[:300]
+    return printable(text).replace("\n", " ")[:300]
 
 
 def _host(host: str, picture: Picture) -> Iterator[Finding]:
@@ -238,7 +238,7 @@ def show(console: Console, pictures: Mapping[str, Picture]) -> None:
         page.add_column(style="bold", no_wrap=True)
         page.add_column(overflow="fold")
         for label, text in _lines(picture, picture["clock"]["now"]):
-            page.add_row(label, Text(text))
+            page.add_row(label, report.said(text))
         console.print(Text(host, style="bold underline"))
         console.print(page)
         _show_usage(console, picture)
@@ -247,7 +247,8 @@ def show(console: Console, pictures: Mapping[str, Picture]) -> None:
 def _show_usage(console: Console, picture: Picture) -> None:
     table = Table("user", "minute", "hour", "day", "new recipients", box=None)
     for user, usage in (picture["usage"] or {}).items():
-        table.add_row(Text(user), *(_cell(*usage[window]) for window in ("minute", "hour", "day", "newRecipients")))
+        cells = (_cell(*usage[window]) for window in ("minute", "hour", "day", "newRecipients"))
+        table.add_row(report.said(user), *cells)
     if table.row_count:
         console.print(table)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operations import hosts, stacks
-from standards.finding import Finding, Problems, error_about
+from standards.finding import Finding, Problems, error_about, printable
 
 
 def change(stack: str, user: str, *, lift: bool, reason: str = "") -> str:
@@ -20,7 +20,7 @@ def change(stack: str, user: str, *, lift: bool, reason: str = "") -> str:
     elif not (lift and "@" in address):
         raise Problems(f"nobody was suspended in stack {stack}", [_unknown(user, matching or known)])
     said = hosts.ask(settings, "suspend.py", {"user": address, "lift": lift, "reason": reason})
-    return "\n".join(f"{host}: {text}" for host, text in said.items())
+    return "\n".join(f"{host}: {printable(text)}" for host, text in said.items())
 
 
 def _unknown(user: str, choices: list[str]) -> Finding:

@@ -123,7 +123,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 def show(console: Console, outcome: Outcome, recipient: str) -> None:
     """Print the outcome for people; without a receiver to ask, say what to look at."""
     sent = outcome.accepted
-    console.print(f"accepted by {sent.address} port {sent.port}: {sent.tls_version} {sent.cipher}, {sent.answer}")
+    line = f"accepted by {sent.address} port {sent.port}: {sent.tls_version} {sent.cipher}, {sent.answer}"
+    console.print(report.said(line))
     if outcome.report:
         console.print(verdict.table(outcome.report, outcome.findings))
         report.show(console, outcome.findings)

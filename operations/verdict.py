@@ -14,6 +14,7 @@ from rich.table import Table
 
 from operations import ssh
 from operations.dns import CouldNotTell, plain
+from operations.report import said
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def table(report: Report, findings: Sequence[Finding]) -> Table:
     ]
     made = Table("check", "what the receiver saw", title="the receiver's verdict", title_justify="left")
     for check, seen, ids in rows:
-        made.add_row(check, seen, style="bold red" if ids & wrong else "green")
+        made.add_row(said(check), said(seen), style="bold red" if ids & wrong else "green")
     return made
 
 

@@ -41,7 +41,7 @@ def main() -> int:
             print(f"{path.name} is there and not the shipped example; it was left as it is (--yes replaces it)")
             return NOT_CONFIRMED
         draft = new_stack.draft(answers, *new_stack.look(answers))
-        new_stack.write(draft, lambda line: print(f"... {line}", file=sys.stderr))
+        new_stack.write(draft, lambda line: report.say(f"... {line}"))
         print(interview.told(answers, draft))
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=False)

@@ -40,7 +40,7 @@ def main() -> int:
     """Look, show, judge."""
     chosen = arguments()
     try:
-        result = preflight.run(preflight.Request.of(chosen), report.progress)
+        result = preflight.run(preflight.Request.of(chosen), report.say)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
     except KeyboardInterrupt:

@@ -50,9 +50,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Do it, print it, judge it."""
-    chosen, progress = arguments(), Console(stderr=True)
+    chosen = arguments()
     try:
-        told, shown, findings = send_test.work(vars(chosen), progress.print)
+        told, shown, findings = send_test.work(vars(chosen), report.say)
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=chosen.json)
     except KeyboardInterrupt:

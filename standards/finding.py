@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -11,13 +11,24 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 
 
+def printable(text: str) -> str:
+    """Text of others as a terminal may get it: the ends of lines stay, all else that it obeys or hides is replaced.
+
+    DNS records, banners and what a host says can carry escape sequences; letters of every script stay.
+    """
+    return "".join(
+        char if char.isprintable() or char == "\n" else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing seen, against what was expected.
 
     `subject` names the key, host or record (`mailroom:hosts[0].ipv4`, `smtp.example.com`), `expected` carries
     an example, `why` says what breaks otherwise, `fix` what to do next. Each is one line of plain text
-    without secrets.
+    without secrets; what is not printable in it is replaced, as much of it comes from outside.
     """
 
     severity: Severity
@@ -28,12 +39,16 @@ class Finding:
     why: str
     fix: str
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, printable(getattr(self, each.name)))
+
     def __str__(self) -> str:
         lines = [f"{self.severity}: {self.subject}: {self.found}", f"  expected: {self.expected}"]
         if self.why:
             lines.append(f"  why: {self.why}")
         lines.append(f"  fix: {self.fix}")
-        return "\n".join(lines)
+        return "\n".join(line.replace("\n", "\n    ") for line in lines)  # no value can pass for a line of ours
 
 
 class Invalid(ValueError):  # noqa: N818  (it says what the value is)
@@ -44,7 +59,7 @@ class Invalid(ValueError):  # noqa: N818  (it says what the value is)
 
     def __init__(self, found: str, *, expected: str, fix: str, why: str = "", id: str = "value-invalid") -> None:  # noqa: A002
         self.id, self.found, self.expected, self.why, self.fix = id, found, expected, why, fix
-        super().__init__(f"{found}; expected {expected}")
+        super().__init__(printable(f"{found}; expected {expected}"))
 
     def at(self, subject: str, severity: Severity = "error") -> Finding:
         """The finding for this value at `subject`."""
@@ -70,6 +85,6 @@ class Problems(Exception):  # noqa: N818  (it carries findings, it is not one er
     """Everything that is wrong, said at once; `str()` is what a person reads."""
 
     def __init__(self, headline: str, findings: Sequence[Finding]) -> None:
-        self.headline = headline
+        self.headline = printable(headline)
         self.findings = tuple(findings)
-        super().__init__("\n".join([headline, *map(str, self.findings)]))
+        super().__init__("\n".join([self.headline, *map(str, self.findings)]))

@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from rich.markup import escape
 from rich.table import Table
 
 from components.host.requirements import judge
@@ -317,7 +316,7 @@ def show(console: Console, result: Result) -> None:
     """One row for each thing that was looked at, then what it means."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _rows(result):
-        table.add_row(name, escape(value))
+        table.add_row(name, report.said(value))
     console.print(table)
     report.show(console, result.findings)
     last = {report.OK: "fit", report.WARNINGS: "fit, with warnings", report.FAILURES: "not fit yet"}

@@ -225,6 +225,8 @@ def test_a_message_comes_by_standard_input_too(
 
 def test_hostile_headers_cannot_write_markup_to_the_terminal() -> None:
     console = Console(file=io.StringIO(), width=200)
+    explain.show(console, read(GMAIL, ("header.s=m1", "header.s=[/m1]")))
+    assert "DKIM [/m1]" in console.file.getvalue()  # type: ignore[attr-defined]
     explain.show(console, read(GMAIL, ("=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "[bold]x[/nonsense]\x1b[2J")))
     assert "[bold]x[/nonsense]" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b" not in console.file.getvalue()  # type: ignore[attr-defined]

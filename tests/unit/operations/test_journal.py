@@ -32,8 +32,8 @@ def trouble(identifier: str) -> Problems:
     ("message", "text"),
     [
         ("plain", "plain"),
-        (list("fünf\x1b[2J".encode()), "fünf [2J"),
-        ("two\nlines\x07", "two lines"),
+        (list("fünf\x1b[2J".encode()), "fünf\N{REPLACEMENT CHARACTER}[2J"),
+        ("two\nlines\t", "two lines"),
         (None, ""),
         (list(b"\xff"), "\N{REPLACEMENT CHARACTER}"),
     ],

@@ -17,7 +17,8 @@ from operations.ssh import Completed, Met
 from standards.finding import Problems, error_about
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from dataclasses import replace
+from pathlib import Path
 
 V4, V6 = "192.0.2.10", "2001:db8::10"
 REAL, INSTALLER, OLD = (
@@ -284,6 +285,10 @@ def test_what_a_stranger_calls_itself_reaches_no_terminal_as_a_control_sequence(
 def test_it_is_shown_line_by_line_and_as_json(world: World, stack: Path) -> None:
     result = run(world, stack.parent, pin=True)
     console = Console(file=io.StringIO(), width=200)
+    preflight.show(
+        console, replace(result, outbound={"tries": [{"server": "a.test", "address": "b", "outcome": "\x1b[/]"}]})
+    )
+    assert "b: \N{REPLACEMENT CHARACTER}[/]" in console.file.getvalue()
     preflight.show(console, result)
     text = console.file.getvalue()
     for words in (

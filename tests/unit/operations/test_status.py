@@ -144,7 +144,7 @@ def test_a_part_that_could_not_be_seen_breaks_neither_judgement_nor_page() -> No
         ({}, {}),
         ({"hooks": [1], "copies": None}, {}),
         ({"hooks": {"a": 1, "b": {}, "c": {"failed": []}, "d": {"failed": True}}}, {"hooks of d": "true"}),
-        ({"hooks": {"a": {"failed": ["x", "y\x1b[2J"]}}}, {"hooks of a": "x; y [2J"}),
+        ({"hooks": {"a": {"failed": ["x", "y\x1b[2J"]}}}, {"hooks of a": "x; y\N{REPLACEMENT CHARACTER}[2J"}),
         ({"copies": {"odd": 1}, "renewal": "no"}, {"renewal": "no", "copies": '{"odd": 1}'}),
     ],
 )
@@ -161,11 +161,11 @@ def test_the_page_shows_what_waits_why_and_until_when() -> None:
 
 
 def test_the_page_shows_certificate_renewal_and_errors() -> None:
-    errors = [{"time": NOW - 120, "unit": "chasquid.service", "text": "[red]no markup[/red]"}]
+    errors = [{"time": NOW - 120, "unit": "chasquid.service", "text": "[red]no markup[/red]\x1b[2J"}]
     text = page(errors=errors)
     assert "smtp.example.com: 60 d left, until 2027-03-16, renewed from 2027-02-14" in text
     assert "last success 60 min ago, next in 60 min" in text
-    assert "2 min ago chasquid.service: [red]no markup[/red]" in text
+    assert "2 min ago chasquid.service: [red]no markup[/red]\N{REPLACEMENT CHARACTER}[2J" in text
 
 
 def test_the_page_marks_a_user_near_a_limit() -> None:

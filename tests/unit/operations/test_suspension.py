@@ -24,7 +24,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
     def run(_: object, command: str, text: str, __: float) -> ssh.Completed:
         said.append((command, json.loads(text)))
-        return ssh.Completed(0, "changed: suspended\n", "")
+        return ssh.Completed(0, "changed: suspended\x1b\n", "")
 
     def user(name: str) -> SimpleNamespace:
         return SimpleNamespace(name=name)
@@ -53,7 +53,9 @@ def test_every_host_is_told(told: list[tuple[str, dict[str, Any]]]) -> None:
     text = suspension.change("prod", "I@example.com", lift=False, reason="stolen")
     payload = {"user": "i@example.com", "lift": False, "reason": "stolen"}
     assert told == [("/usr/local/lib/mailroom/current/suspend.py", payload)] * 2
-    assert text == "smtp1: changed: suspended\nsmtp2: changed: suspended"
+    assert (
+        text == "smtp1: changed: suspended\N{REPLACEMENT CHARACTER}\nsmtp2: changed: suspended\N{REPLACEMENT CHARACTER}"
+    )
 
 
 def test_a_name_that_one_user_has_is_enough(told: list[tuple[str, dict[str, Any]]]) -> None:
@@ -78,7 +80,7 @@ def test_a_user_that_was_removed_meanwhile_can_be_lifted_but_not_suspended(
 def test_a_host_that_fails_does_not_keep_the_others_from_being_told(
     told: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([ssh.Completed(1, "", "error: disk full\n"), ssh.Completed(0, "changed: suspended\n", "")])
+    answers = iter([ssh.Completed(1, "", "error: disk full\n"), ssh.Completed(0, "changed: suspended\x1b\n", "")])
     monkeypatch.setattr(ssh, "run", lambda *_: next(answers))
     with pytest.raises(Problems) as caught:
         suspension.change("prod", "i", lift=False)

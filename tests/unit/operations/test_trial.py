@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +216,10 @@ def test_the_json_says_in_one_word_what_came_of_it(outcome: Outcome, result: str
 
 def test_without_a_verdict_people_are_told_what_to_look_at() -> None:
     console = Console(file=io.StringIO(), width=300)
-    show(console, Outcome(ACCEPTED, None), "me@gmail.com")
+    show(console, Outcome(replace(ACCEPTED, answer="250 [/ok]\x1b[2J"), None), "me@gmail.com")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Now open the message <1@example.test> at me@gmail.com" in shown
+    assert "250 [/ok]\N{REPLACEMENT CHARACTER}[2J" in shown, "a server's answer is neither markup nor obeyed"
 
 
 @pytest.mark.parametrize(
