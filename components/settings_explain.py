@@ -8,16 +8,15 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from standards.dmarc import REMOVED_TAGS
 from standards.finding import Finding, Invalid
 from standards.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from pydantic import ValidationError
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
@@ -47,6 +46,25 @@ def explain(error: ValidationError, model: type[BaseModel], raw: object, root: s
         for details in errors
         if details["type"] != "missing" or details["loc"] not in meant
     ]
+
+
+def check_of(model: type[BaseModel], name: str) -> Callable[[str], str]:
+    """The check of one setting, by its field's name, for an answer that is no setting yet; it raises `Invalid`."""
+    field = model.model_fields[name]
+    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+
+    def check(text: str) -> str:
+        try:
+            return str(adapter.validate_python(text))
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0].get("ctx", {}).get("error")
+            if isinstance(reason, Invalid):
+                raise reason from None
+            example = field.examples[0] if field.examples else None
+            told = wrong_kind(name, text, field.description or name, example)
+            raise Invalid(told.found, id=told.id, expected=told.expected, fix=told.fix) from None
+
+    return check
 
 
 def missing(path: str, description: str, example: object) -> Finding:

@@ -148,7 +148,7 @@ class Zone:
         if error.code in MALFORMED_TOKEN:
             return self._bad_token("cloudflare.token-malformed", f"no token at all ({error})")
         if error.code in REFUSED_TOKEN or error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            found = f"the API refuses it for zone {self.zone_id} ({error})"
+            found = f"the API refuses it{f' for zone {self.zone_id}' if self.zone_id else ''} ({error})"
             return self._bad_token("cloudflare.token-refused", found)
         if error.code in NO_SUCH_ZONE or error.status == HTTPStatus.NOT_FOUND:
             return _zone_finding(

@@ -122,8 +122,10 @@ def read(file: str) -> Explanation:
 
 def explain(raw: bytes) -> Explanation:
     """Read a raw message; raises `CouldNotTell` when it carries no trace of any server."""
-    # mbox and "Show original" copies begin with lines that are no header
-    message = message_from_bytes(re.sub(rb"\A(?:\s+|From [^\n]*\n)+", b"", raw), policy=policy.compat32)
+    # editors put a byte order mark in front; mbox and "Show original" copies begin with lines that are no header
+    message = message_from_bytes(
+        re.sub(rb"\A(?:\xef\xbb\xbf|\s+|>?From [^\r\n]*[\r\n]+)+", b"", raw), policy=policy.compat32
+    )
     fields = [(name.lower(), printable(" ".join(str(value).split()))) for name, value in message.items()]
     places = [place for place, (name, _) in enumerate(fields) if name == "received"]
     if not places:

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from operations import stacks
+from components.settings import AcmeSettings, CloudflareSettings, Options, SshSettings
+from components.settings_explain import check_of
+from operations import new_stack, stacks
 from operations.new_stack import Answers, Draft, checked_stack
 from operations.questions import Question, ask
 from standards import names
@@ -27,8 +29,41 @@ def one_of(*words: str) -> Callable[[str], str]:
     return check
 
 
-def _any(text: str) -> str:
-    return text
+def token(text: str) -> str:
+    """A Cloudflare API token, before there is a stack to store it in."""
+    try:
+        return names.api_token(text)
+    except Invalid as invalid:
+        raise Invalid(invalid.found, id=invalid.id, expected=invalid.expected, fix=new_stack.MAKE_ONE) from None
+
+
+def _another_token(text: str, told: Mapping[str, str]) -> None:
+    if text == told.get("api-token"):
+        raise Invalid(
+            "it is the first token again", id="acme-token-shared", expected="a token of its own",
+            why="it lies on the host: who breaks in there could else change every record",
+            fix="make a second one under My Profile > API Tokens at Cloudflare: Zone:DNS:Edit for this zone alone",
+        )  # fmt: skip
+
+
+def _inside(host: str, told: Mapping[str, str]) -> None:
+    domain = told.get("domain", "")
+    if domain and not f".{host}".endswith(f".{domain}"):
+        raise Invalid(
+            f"{host} is not in {domain}", id="host-without-zone", expected=f"a name in it, such as smtp.{domain}",
+            why="its addresses are published in that zone",
+            fix="choose one there; a host in another zone gets its zoneId in the file, later",
+        )  # fmt: skip
+
+
+def _outside(address: str, told: Mapping[str, str]) -> None:
+    if address.rpartition("@")[2].lower() == told.get("domain"):
+        raise Invalid(
+            f"{address} is in the domain itself", id="alias-leads-nowhere",
+            expected="a mailbox elsewhere, such as someone@gmail.com",
+            why="the server keeps no mailboxes: it sends, and passes on what comes in",
+            fix="give the address where you read mail today",
+        )  # fmt: skip
 
 
 def _backend(_: Mapping[str, str]) -> str | None:
@@ -41,26 +76,32 @@ def _suggested_v6(answers: Mapping[str, str]) -> str | None:
 
 QUESTIONS: Final = (
     Question("domain", "The domain that you send from", names.fqdn, example="example.com"),
-    Question("api-token", "A Cloudflare API token that may edit its DNS (yours, never on the host)", names.api_token,
+    Question("api-token", "A Cloudflare API token that may edit its DNS (yours, never on the host)", token,
              lambda _: os.environ.get("CLOUDFLARE_API_TOKEN"), is_secret=True),
-    Question("acme-token", "A second token like it, for the host's certificates", names.api_token, is_secret=True),
+    Question("acme-token", "A second token like it, for the host's certificates", token, is_secret=True,
+             suits=_another_token),
     Question("host", "The server's name: EHLO, certificate and reverse DNS", names.fqdn,
-             lambda told: f"smtp.{told['domain']}" if "domain" in told else None, example="smtp.example.com"),
+             lambda told: f"smtp.{told['domain']}" if "domain" in told else None, example="smtp.example.com",
+             suits=_inside),
     Question("ipv4", "Its IPv4 address", names.ipv4, lambda _: "", example="192.0.2.10"),
     Question("ipv6", "Its IPv6 address", names.ipv6, _suggested_v6, example="2001:db8::10"),
     Question("user", "The first sender, the part before the @", names.user, example="i"),
-    Question("forward-to", "Where mail to that address goes", names.email_address, example="someone@gmail.com"),
+    Question("forward-to", "Where mail to that address goes", names.email_address, example="someone@gmail.com",
+             suits=_outside),
     Question("email", "The address of the ACME account", names.email_address,
              lambda told: told.get("forward-to"), example="someone@gmail.com"),
-    Question("directory", "The certificate authority: letsencrypt, letsencrypt-staging or a URL", _any,
+    Question("directory", "The certificate authority: letsencrypt, letsencrypt-staging or a URL",
+             check_of(AcmeSettings, "directory"),
              lambda _: "letsencrypt"),
     Question("mail", "Who receives the domain's mail: forward (we do), external (its MX of today), as the zone says",
              one_of("forward", "external"), lambda _: ""),
     Question("host-key", "The host's ed25519 key; later: scripts/preflight.py --wait --pin", names.host_key,
              lambda _: "", example="ssh-ed25519 AAAA..."),
-    Question("ssh-user", "Who logs in by SSH (another than root needs sudo)", _any, lambda _: "root"),
+    Question("ssh-user", "Who logs in by SSH (another than root needs sudo)", check_of(SshSettings, "user"),
+             lambda _: "root"),
     Question("arch", "Its processor, amd64 or arm64", one_of("amd64", "arm64"), lambda _: "amd64"),
-    Question("backend", "Where Pulumi keeps the state, as you are logged in if empty", _any, _backend,
+    Question("backend", "Where Pulumi keeps the state, as you are logged in if empty",
+             check_of(Options, "backend"), _backend,
              example="s3://my-bucket"),
 )  # fmt: skip
 
@@ -72,9 +113,14 @@ def answers(flags: Mapping[str, Any], *, interactive: bool) -> Answers:
         stack = checked_stack(flags["stack"])
     except Invalid as invalid:
         raise Problems("the stack cannot be made", [invalid.at("stack")]) from None
+    base_url = flags.get("base_url")
+    try:
+        base_url = base_url and check_of(CloudflareSettings, "base_url")(base_url)
+    except Invalid as invalid:
+        raise Problems("the zone cannot be looked up", [invalid.at("--base-url")]) from None
     told = ask(QUESTIONS, given, interactive=interactive)
     kept = {name.replace("-", "_"): value or None for name, value in told.items()}
-    return Answers(stack=stack, base_url=flags.get("base_url"), **kept)  # type: ignore[arg-type]
+    return Answers(stack=stack, base_url=base_url, **kept)  # type: ignore[arg-type]
 
 
 def _given(question: Question, value: str | None) -> str | None:
@@ -86,7 +132,7 @@ def _given(question: Question, value: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         invalid = Invalid(f"{value} cannot be read: {reason}", expected="a file with the token", fix="correct the path")
-        raise Problems("a token is missing; nothing was written", [invalid.at(f"--{question.flag}-file")]) from None
+        raise Problems("a token is missing; nothing was written", [invalid.at(question.option)]) from None
 
 
 def confirms(question: str) -> bool:

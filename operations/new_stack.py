@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from components.settings import Settings
-from operations import files, stacks
-from operations.cloudflare import Account, Zone
+from operations import stacks
+from operations.cloudflare import TOKEN_KEY, Account, Zone
 from standards import dmarc, names, spf
 from standards.finding import Finding, Invalid, Problems, error_about
 from standards.records import unquoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
 EXAMPLE_KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJpPEQfz2RN0X9sXlVJ4Ud5jzqxRkQy0sQ6yWb0mV3cT"
+EXISTS: Final = "new-stack.exists"
+MAKE_ONE: Final = "make one under My Profile > API Tokens > Edit zone DNS at Cloudflare, and give that one"
 _STACK: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 @._:/+=-]*[A-Za-z0-9=]|[A-Za-z0-9]")
 
@@ -112,7 +116,12 @@ def checked_stack(text: str) -> str:
 def look(answers: Answers) -> tuple[str, Existing]:
     """The zone's id and what of mail is in it. Raises `Problems`."""
     account = Account(answers.api_token, answers.base_url)
-    zone = account.zone_of(answers.domain)
+    try:
+        zone = account.zone_of(answers.domain)
+    except Problems as problems:
+        raise Problems(
+            f"{problems.headline}; nothing was written", [*map(_before_there_is_a_stack, problems.findings)]
+        ) from None
     if zone is None:
         finding = error_about(
             f"domain {answers.domain}",
@@ -125,6 +134,11 @@ def look(answers: Answers) -> tuple[str, Existing]:
         raise Problems(f"there is no zone for {answers.domain}; nothing was written", [finding])
     there = Zone(answers.api_token, zone[0], answers.base_url)
     return zone[0], Existing.of(there.records(), answers.domain)
+
+
+def _before_there_is_a_stack(finding: Finding) -> Finding:
+    """The same about a token that no setting holds yet."""
+    return replace(finding, subject="--api-token-file", fix=MAKE_ONE) if finding.subject == TOKEN_KEY else finding
 
 
 def draft(answers: Answers, zone_id: str, existing: Existing) -> Draft:
@@ -266,28 +280,66 @@ def is_free(path: Path) -> bool:
 
 
 def write(made: Draft, say: Callable[[str], None] = lambda _: None, checkout: Path = stacks.CHECKOUT) -> Path:
-    """Make the stack and its file with encrypted secrets; what was there before comes back if that fails.
+    """Make the stack and its file with encrypted secrets, in a folder of its own; the last act puts the file in place.
 
-    Raises `Problems`.
+    Killed anywhere, it leaves the checkout as it was, and the next run goes on with the stack that is there already.
+    Raises `Problems`, also for a stack that was deployed: its file is not replaced.
     """
-    path = path_of(made.stack, checkout)
-    before = path.read_text(encoding="utf-8") if path.exists() else None
+    path, folder = path_of(made.stack, checkout), checkout / "build" / "new-stack" / made.stack
     _ensure_passphrase(made, say)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
     try:
-        files.write(path, made.text)
-        say(f"making stack {made.stack}")
-        _pulumi(made.stack, ["stack", "init", made.stack, "--no-select"], checkout)
-        for key, value in made.secrets.items():
-            say(f"encrypting {key}")
-            command = ["config", "set", "--stack", made.stack, "--path", "--secret", key]
-            _pulumi(made.stack, command, checkout, value)
-    except BaseException:
-        if before is None:
-            path.unlink(missing_ok=True)
-        else:
-            files.write(path, before)
-        raise
+        if not is_free(path):
+            _refuse_deployed(made.stack, checkout, checkout)
+        fresh = _prepare(made, say, folder, checkout)
+        with fresh.open("rb") as opened:
+            os.fsync(opened.fileno())
+        fresh.replace(path)
+    finally:
+        shutil.rmtree(folder)
     return path
+
+
+def _prepare(made: Draft, say: Callable[[str], None], folder: Path, checkout: Path) -> Path:
+    """The complete file in `folder`, and the stack it belongs to."""
+    fresh = path_of(made.stack, folder)
+    shutil.copy(checkout / "Pulumi.yaml", folder)
+    fresh.write_text(made.text, encoding="utf-8")
+    say(f"making stack {made.stack}")
+    try:
+        _pulumi(made.stack, ["stack", "init", made.stack, "--no-select"], folder, checkout)
+    except Problems as problems:
+        if problems.findings[0].id != EXISTS:
+            raise
+        _refuse_deployed(made.stack, folder, checkout)
+        say(f"stack {made.stack} is there and was never deployed: going on with it")
+    if stray := {each.name for each in folder.iterdir()} - {"Pulumi.yaml", fresh.name}:
+        raise Problems(f"stack {made.stack} was not made, and no file was changed", [_relative(made.stack, stray)])
+    for key, value in made.secrets.items():
+        say(f"encrypting {key}")
+        command = ["config", "set", "--stack", made.stack, "--path", "--secret", key]
+        _pulumi(made.stack, command, folder, checkout, value)
+    return fresh
+
+
+def _refuse_deployed(stack: str, folder: Path, checkout: Path) -> None:
+    """Raise `Problems` when the state that the stack's file in `folder` leads to has resources."""
+    done = stacks.run(stack, ["stack", "export", "--stack", stack], checkout=checkout, folder=folder)
+    if done.returncode == stacks.NO_STACK:
+        return
+    if done.returncode:
+        raise Problems(f"no file was changed for stack {stack}", [stacks.unreadable(stack, done, checkout)])
+    if (json.loads(done.stdout).get("deployment") or {}).get("resources"):
+        finding = error_about(
+            f"stack {stack}",
+            EXISTS,
+            expected="a stack that was never deployed, or none of that name",
+            found="it is deployed",
+            why="its new file would have other keys, passwords and hosts than what runs",
+            fix=f"edit Pulumi.{stack}.yaml, or choose another name; to begin anew: `pulumi destroy -s {stack}` first",
+        )
+        raise Problems(f"stack {stack} was not made, and no file was changed", [finding])
 
 
 def _ensure_passphrase(made: Draft, say: Callable[[str], None]) -> None:
@@ -297,25 +349,40 @@ def _ensure_passphrase(made: Draft, say: Callable[[str], None]) -> None:
     if not backend or backend.startswith("https://") or stacks.passphrase_is_exported() or file.exists():
         return
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write(secrets.token_urlsafe(32) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    fresh.rename(file)
     say(f"made a passphrase in {file}: keep a copy of it, without it no secret of the stack can be read")
 
 
-def _pulumi(stack: str, arguments: Sequence[str], checkout: Path, stdin: str = "") -> None:
-    """Backend and passphrase are found by the file that was just written."""
-    done = stacks.run(stack, arguments, stdin, checkout)
+def _pulumi(stack: str, arguments: Sequence[str], folder: Path, checkout: Path, stdin: str = "") -> None:
+    """Backend and passphrase are found by the file in `folder`."""
+    done = stacks.run(stack, arguments, stdin, checkout, folder)
     if done.returncode:
         said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
         raise Problems(f"stack {stack} was not made, and no file was changed", [_refused(stack, arguments, said)])
+
+
+def _relative(stack: str, stray: Collection[str]) -> Finding:
+    return error_about(
+        f"stack {stack}",
+        "new-stack.relative",
+        expected="a backend that is the same from every folder, such as file:///srv/pulumi or s3://my-bucket",
+        found=f"a relative one: the state came to lie in {', '.join(sorted(stray))} of the folder it was made in",
+        why="scripts and people start Pulumi in different folders",
+        fix="run this again with --backend and the whole path",
+    )
 
 
 def _refused(stack: str, arguments: Sequence[str], said: Sequence[str]) -> Finding:
     found = said[-1] if said else "pulumi said nothing"
     finding_id, fix = "new-stack.refused", "follow what it says, then run this again"
     if "already exists" in found:
-        finding_id = "new-stack.exists"
-        fix = f"choose another name or edit its file; never deployed: `pulumi stack rm {stack}`, then run this again"
+        finding_id = EXISTS
     elif "PULUMI_ACCESS_TOKEN" in found:  # what the engine says when it is logged in nowhere
         finding_id = "new-stack.login"
         fix = "say where the state is kept, such as --backend s3://my-bucket or file:///srv/pulumi, or `pulumi login`"

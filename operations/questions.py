@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Question:
     """`flag` is its name on the command line; `check` gives the canonical answer or raises `Invalid`.
 
-    Without a `default` it has to be answered; "" as the default means that it may stay empty.
+    Without a `default` it has to be answered; "" as the default means that it may stay empty. `suits` raises
+    `Invalid` for an answer that contradicts the ones before.
     """
 
     flag: str
@@ -25,6 +26,22 @@ class Question:
     default: Callable[[Mapping[str, str]], str | None] = lambda _: None
     is_secret: bool = False
     example: str = ""
+    suits: Callable[[str, Mapping[str, str]], None] = lambda _, __: None
+
+    @property
+    def option(self) -> str:
+        """How it is answered on the command line: a secret stands in a file, which no process list shows."""
+        return f"--{self.flag}{'-file' if self.is_secret else ''}"
+
+    def judged(self, text: str, answers: Mapping[str, str]) -> str:
+        """The canonical answer, empty where it may be; raises `Invalid`."""
+        if not text:
+            if self.default(answers) != "":
+                raise _missing(self)
+            return ""
+        answer = self.check(text)
+        self.suits(answer, answers)
+        return answer
 
 
 def ask(questions: Sequence[Question], given: Mapping[str, str | None], *, interactive: bool) -> dict[str, str]:
@@ -34,30 +51,17 @@ def ask(questions: Sequence[Question], given: Mapping[str, str | None], *, inter
     for question in questions:
         told = given.get(question.flag)
         try:
-            if told is not None:
-                answers[question.flag] = question.check(told) if told else _empty(question, answers)
-            elif interactive:
+            if told is None and interactive:
                 answers[question.flag] = _until_usable(question, answers)
             else:
-                answers[question.flag] = _default(question, answers)
+                answers[question.flag] = question.judged(
+                    (question.default(answers) or "") if told is None else told, answers
+                )
         except Invalid as invalid:
-            findings.append(invalid.at(f"--{question.flag}"))
+            findings.append(invalid.at(question.option))
     if findings:
         raise Problems("some answers are missing or cannot be used; nothing was written", findings)
     return answers
-
-
-def _default(question: Question, answers: Mapping[str, str]) -> str:
-    value = question.default(answers)
-    if value is None:
-        raise _missing(question)
-    return question.check(value) if value else ""
-
-
-def _empty(question: Question, answers: Mapping[str, str]) -> str:
-    if question.default(answers) != "":
-        raise _missing(question)
-    return ""
 
 
 def _missing(question: Question) -> Invalid:
@@ -65,8 +69,8 @@ def _missing(question: Question) -> Invalid:
         "it is missing",
         id="answer-missing",
         expected=f"{question.text}, such as {question.example}" if question.example else question.text,
-        fix=f"give --{question.flag}{'-file with a file that holds it' if question.is_secret else ''}, "
-        "or run this in a terminal and answer",
+        fix=f"give {question.option}{' with a file that holds it' if question.is_secret else ''}, "
+        "or answer in a terminal",
     )
 
 
@@ -78,10 +82,8 @@ def _until_usable(question: Question, answers: Mapping[str, str]) -> str:
     while True:
         prompt = f"{question.text}{example}{hint}: "
         told = (getpass.getpass(prompt) if question.is_secret else input(prompt)).strip()
-        if not told and default is not None:
-            return question.check(default) if default else ""
         try:
-            return question.check(told)
+            return question.judged(told or default or "", answers)
         except Invalid as invalid:
             print(error_about("that", invalid.id, expected=invalid.expected, found=invalid.found, why="",
                               fix=invalid.fix))  # fmt: skip

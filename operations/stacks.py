@@ -57,15 +57,16 @@ def engine(checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
     return str(found.pulumi), found.environment()
 
 
-def command(stack: str, checkout: Path = CHECKOUT) -> tuple[str, dict[str, str]]:
+def command(stack: str, checkout: Path = CHECKOUT, folder: Path | None = None) -> tuple[str, dict[str, str]]:
     """The `pulumi` to run for a stack, and the whole environment to run it in.
 
     A lab's stack opens with its lab's backend and passphrase alone, whatever is exported for other stacks; another
-    one with the backend its file names and the passphrase that is kept for it, unless a passphrase is exported.
+    one with the backend its file (in `folder`, or in the checkout) names and the passphrase that is kept for it, unless
+    a passphrase is exported.
     """
     pulumi, variables = engine(checkout)
     home = lab(stack, checkout)
-    return pulumi, {**os.environ, **variables, **(home.env if home else _own(stack, checkout))}
+    return pulumi, {**os.environ, **variables, **(home.env if home else _own(stack, folder or checkout))}
 
 
 def passphrase_file(stack: str) -> Path:
@@ -97,10 +98,10 @@ def passphrase(stack: str) -> str | None:
         raise Problems(f"the passphrase of stack {stack} cannot be read", [finding]) from None
 
 
-def _own(stack: str, checkout: Path) -> dict[str, str]:
+def _own(stack: str, folder: Path) -> dict[str, str]:
     """Backend and passphrase of a stack outside a lab, as far as they are written down."""
     try:
-        found = yaml.safe_load((checkout / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
+        found = yaml.safe_load((folder / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
         backend = found["config"].get("mailroom:backend")
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError):
         backend = None  # the engine explains a file it cannot read
@@ -134,13 +135,13 @@ def settings(stack: str, checkout: Path = CHECKOUT) -> Settings:
 
 
 def run(
-    stack: str, arguments: Sequence[str], stdin: str = "", checkout: Path = CHECKOUT
+    stack: str, arguments: Sequence[str], stdin: str = "", checkout: Path = CHECKOUT, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A short command of the engine in a stack's environment; the caller judges its status."""
-    pulumi, variables = command(stack, checkout)
+    """A short command of the engine in a stack's environment, in `folder` or the checkout; the caller judges it."""
+    pulumi, variables = command(stack, checkout, folder)
     return subprocess.run(
         [pulumi, *arguments, "--non-interactive", "--color", "never"],
-        cwd=checkout,
+        cwd=folder or checkout,
         env=variables,
         input=stdin,
         capture_output=True,

@@ -42,8 +42,6 @@ def main() -> int:
         found = explain(text_of(chosen.file))
     except CouldNotTell as trouble:
         return report.trouble(trouble, as_json=chosen.json)
-    except KeyboardInterrupt:
-        return 130
     print(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown, end="")
     return found.exit_code(chosen.fail_on)
 

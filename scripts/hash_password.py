@@ -36,7 +36,7 @@ def main() -> int:
     except Invalid as reason:
         print(reason.at("password"), file=sys.stderr)
         return report.FAILURES
-    except (KeyboardInterrupt, EOFError):
+    except EOFError:
         return 130
     if chosen.token:
         print(f"token, shown only now: {secret}", file=sys.stderr)

@@ -23,11 +23,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("stack", help="the name of the stack, e.g. prod: writes Pulumi.prod.yaml")
     for question in interview.QUESTIONS:
-        suffix = "-file" if question.is_secret else ""
         told = f"{question.text}{f', e.g. {question.example}' if question.example else ''}".replace("%", "%%")
-        parser.add_argument(f"--{question.flag}{suffix}", dest=question.flag, help=told)
+        parser.add_argument(question.option, dest=question.flag, help=told)
     parser.add_argument("--base-url", help="another base URL of the Cloudflare API")
-    parser.add_argument("--yes", action="store_true", help="replace an existing file without asking")
+    parser.add_argument(
+        "--yes", action="store_true", help="replace the file of a stack that was never deployed without asking"
+    )
     return parser.parse_args()
 
 
@@ -38,14 +39,15 @@ def main() -> int:
         answers = interview.answers(vars(chosen), interactive=here)
         path = new_stack.path_of(answers.stack)
         if not (chosen.yes or new_stack.is_free(path) or (here and interview.confirms(f"replace {path.name}?"))):
-            print(f"{path.name} is there and not the shipped example; it was left as it is (--yes replaces it)")
+            print(f"{path.name} is there and not the shipped example; it was left as it is")
+            print("edit it, or replace it with --yes, which takes a stack that was never deployed")
             return NOT_CONFIRMED
         draft = new_stack.draft(answers, *new_stack.look(answers))
         new_stack.write(draft, lambda line: report.say(f"... {line}"))
         print(interview.told(answers, draft))
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=False)
-    except (KeyboardInterrupt, EOFError):
+    except EOFError:
         return 130
     return 0
 

@@ -13,7 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
 from rich.console import Console
 
+from components.settings import SshSettings
+from components.settings_explain import check_of
 from operations import preflight, report
+from operations.arguments import checked, within
+from standards import names
 from standards.finding import Problems
 
 CODES = "Nothing is changed on the host. exit status: 0 fit, 1 warnings, 2 not fit, 3 could not tell"
@@ -22,17 +26,19 @@ CODES = "Nothing is changed on the host. exit status: 0 fit, 1 warnings, 2 not f
 def arguments() -> argparse.Namespace:
     """What the person wants."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
-    parser.add_argument("address", metavar="ADDRESS", help="the server's IP address, e.g. 192.0.2.10")
-    parser.add_argument("--stack", help="the stack that lists it; default: the one stack file that does, if any")
-    parser.add_argument("--user", help="login name; default: the stack's, else root")
-    parser.add_argument("--port", type=int, help="SSH port; default: the stack's, else 22")
-    parser.add_argument("--wait", action="store_true", help="wait until it is installed and its first boot is over")
-    parser.add_argument("--limit", type=float, default=preflight.LIMIT_MINUTES, help="minutes to wait (default: 30)")
-    parser.add_argument("--pin", action="store_true", help="write its host key into the stack's file")
-    parser.add_argument("--repin", action="store_true", help="as --pin, and in place of another key")
-    parser.add_argument("--receiver", action="append", metavar="HOST", help="mail server to try port 25 of; repeatable")
-    parser.add_argument("--resolver", metavar="ADDRESS", help="default: the stack's, else this machine's")
-    parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
+    add, ip_address, receiver = parser.add_argument, checked(names.ip_address), checked(preflight.receiver)
+    add("address", type=ip_address, metavar="ADDRESS", help="the server's IP address, e.g. 192.0.2.10")
+    add("--stack", help="the stack that lists it, e.g. prod; default: the one stack file that does, if any")
+    add("--user", type=checked(check_of(SshSettings, "user")), help="login name; default: the stack's, else root")
+    add("--port", type=within(int, 1, 65535, 22), help="SSH port; default: the stack's, else 22")
+    add("--wait", action="store_true", help="wait until it is installed and its first boot is over")
+    add("--limit", type=within(float, 1, 1440, 60), default=preflight.LIMIT_MINUTES, metavar="MINUTES",
+        help="how long --wait waits, 1 to 1440 minutes (default: 30)")  # fmt: skip
+    add("--pin", action="store_true", help="write its host key into the stack's file")
+    add("--repin", action="store_true", help="as --pin, and in place of another key")
+    add("--receiver", action="append", type=receiver, metavar="HOST", help="mail server to try port 25 of; repeatable")
+    add("--resolver", type=ip_address, metavar="ADDRESS", help="resolver to ask; default: the stack's, else our own")
+    add("--json", action="store_true", help="print JSON alone on stdout")
     return parser.parse_args()
 
 
@@ -43,8 +49,6 @@ def main() -> int:
         result = preflight.run(preflight.Request.of(chosen), report.say)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
-    except KeyboardInterrupt:
-        return 130
     if chosen.json:
         print(json.dumps(preflight.as_json(result), indent=2))
     else:

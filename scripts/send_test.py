@@ -14,19 +14,12 @@ import scripts.interpreter  # noqa: F401  (first: what follows needs the checkou
 from rich.console import Console
 
 from operations import report, send_test
+from operations.arguments import checked
 from operations.dns import CouldNotTell
 from standards import names
-from standards.finding import Invalid, Problems
+from standards.finding import Problems
 
 CODES = "exit status: 0 all is well, 1 warnings, 2 failures, 3 could not tell"
-
-
-def address(text: str) -> str:
-    """An e-mail address, as argparse wants it judged."""
-    try:
-        return names.email_address(text)
-    except Invalid as invalid:
-        raise argparse.ArgumentTypeError(str(invalid)) from None
 
 
 def arguments() -> argparse.Namespace:
@@ -34,7 +27,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
     parser.add_argument("--stack", help="the stack that sends, e.g. dev")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--to", type=address, metavar="ADDRESS", help="send to this receiver, e.g. me@gmail.com")
+    what.add_argument("--to", type=checked(names.email_address), metavar="ADDRESS",
+                      help="send to this receiver, e.g. me@gmail.com")  # fmt: skip
     what.add_argument(
         "--as", dest="program", choices=("gmail",), help="log in and confirm as Gmail's Send mail as does"
     )
@@ -55,8 +49,6 @@ def main() -> int:
         told, shown, findings = send_test.work(vars(chosen), report.say)
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=chosen.json)
-    except KeyboardInterrupt:
-        return 130
     if chosen.json:
         print(json.dumps(told, indent=2))
     else:

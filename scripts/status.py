@@ -37,8 +37,10 @@ def main() -> int:
         pictures, trouble = status.read(settings)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json and not chosen.follow)
-    except (KeyboardInterrupt, BrokenPipeError):
-        return 0 if chosen.follow else 130
+    except KeyboardInterrupt:
+        if chosen.follow:
+            return report.OK
+        raise
     found = [*trouble, *status.findings(pictures)]
     if chosen.json:
         print(json.dumps({"hosts": pictures, "findings": [asdict(finding) for finding in found]}, indent=2))

@@ -30,8 +30,6 @@ def main() -> int:
         print(suspension.change(chosen.stack, chosen.user, lift=chosen.lift, reason=chosen.reason))
     except Problems as problems:
         return report.trouble(problems, as_json=False)
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

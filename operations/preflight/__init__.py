@@ -18,7 +18,7 @@ from operations.new_stack import EXAMPLE_KEY
 from operations.preflight import contact, judgement, outside, stack_file
 from operations.preflight.judgement import Stranger
 from standards import names
-from standards.finding import Finding, Invalid, Problems, error_about
+from standards.finding import Finding, Problems, error_about
 from standards.hosters import UNKNOWN, Hoster
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 CHECK = "mailroom:outboundCheck"
 LIMIT_MINUTES = 30.0
-LAST_PORT = 65535
 UNPINNED = EXAMPLE_KEY
 """Stands for a key that is not known yet where settings need one, as in the shipped example; no host has it."""
 
@@ -84,12 +83,6 @@ class Result:
 
 def run(request: Request, say: Say, checkout: Path = stacks.CHECKOUT) -> Result:
     """Everything, in order; raises `Problems` when the host cannot be looked at or its key not be written."""
-    request = replace(request, address=_address(request.address))
-    if request.port is not None and not 1 <= request.port <= LAST_PORT:
-        wrong = Invalid(
-            f"{request.port} is no port", expected="1 to 65535, such as 22", fix="give the SSH server's port"
-        )
-        raise Problems("no host to look at", [wrong.at("--port")])
     file = _stack_file(request, checkout)
     host = _host(request, file)
     target = _target(request, host, file, checkout)
@@ -144,11 +137,9 @@ def _tried(
     return replace(result, hoster=hoster, outbound=went_out, inbound=came_in, reverse_names=reverse, findings=findings)
 
 
-def _address(text: str) -> str:
-    try:
-        return names.ipv6(text) if ":" in text else names.ipv4(text)
-    except Invalid as invalid:
-        raise Problems("no host to look at", [invalid.at("ADDRESS")]) from None
+def receiver(text: str) -> str:
+    """A mail server's name or address; raises `Invalid`."""
+    return names.ip_address(text) if _is_address(text) else names.dns_name(text)
 
 
 def _stack_file(request: Request, checkout: Path) -> StackFile | None:

@@ -78,9 +78,11 @@ def test_a_new_stack_previews_as_it_was_written(make: list[str], lab: Lab) -> No
 
     again = run(make)
     assert (again.returncode, new_stack.path_of(STACK).read_text()) == (4, text), "not without a word"
-    taken = run([*make, "--yes"])
-    assert (taken.returncode, new_stack.path_of(STACK).read_text()) == (2, text), "the stack is there already"
-    assert "already exists" in taken.stderr
+    replaced = run([*make, "--yes"])
+    assert replaced.returncode == 0, replaced.stderr
+    anew = new_stack.path_of(STACK).read_text()
+    assert (anew != text, anew.count("secure:")) == (True, len(("API token", "ACME token", "password")))
+    assert pulumi("preview").returncode == 0, "the stack that was there goes with the new file"
 
 
 def test_a_domain_that_no_zone_holds_writes_nothing(make: list[str]) -> None:

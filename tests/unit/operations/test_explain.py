@@ -223,6 +223,21 @@ def test_a_message_comes_by_standard_input_too(
     assert "closed: every leg encrypted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "front",
+    [
+        b"\xef\xbb\xbf",
+        b"From i@example.com Mon Nov 23 10:00:00 2026\n",
+        b"\xef\xbb\xbfFrom - Mon Nov 23 10:00:00 2026\r\n",
+        b"\r\n\n",
+    ],
+    ids=["byte order mark", "mbox", "both", "empty lines"],
+)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_what_editors_and_mailboxes_put_in_front_is_taken(front: bytes, end: bytes) -> None:
+    assert explain.explain(front + GMAIL.encode().replace(b"\n", end)) == read(GMAIL)
+
+
 def test_hostile_headers_cannot_write_markup_to_the_terminal() -> None:
     console = Console(file=io.StringIO(), width=200)
     explain.show(console, read(GMAIL, ("header.s=m1", "header.s=[/m1]")))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import signal
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from components.settings import Settings
 from operations import interview, new_stack, questions, stacks
+from operations.cloudflare import Account, ApiError
 from operations.new_stack import Answers, Existing, draft
 from standards.finding import Problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ZONE = "0123456789abcdef0123456789abcdef"
 API, ACME = "api-token-canary-0123456789-0123456789-01", "acme-token-canary-0123456789-0123456789-0"
@@ -190,8 +196,8 @@ def test_without_a_person_every_missing_answer_is_named(monkeypatch: pytest.Monk
         interview.answers({"stack": "prod", "ipv4": "1.2.3"}, interactive=False)
     assert {finding.subject for finding in caught.value.findings} >= {
         "--domain",
-        "--api-token",
-        "--acme-token",
+        "--api-token-file",
+        "--acme-token-file",
         "--ipv4",
         "--user",
         "--forward-to",
@@ -210,6 +216,63 @@ def test_a_secret_is_asked_for_without_echo(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("getpass.getpass", lambda _: ACME)
     (question,) = [one for one in interview.QUESTIONS if one.flag == "acme-token"]
     assert questions.ask([question], {}, interactive=True) == {"acme-token": ACME}
+
+
+@pytest.mark.parametrize(
+    ("flag", "wrong", "right", "told"),
+    [
+        ("directory", "letsdecrypt", "https://acme.example.com/directory", {}),
+        ("backend", "my-bucket", "s3://my-bucket", {}),
+        ("ssh-user", "A b", "ubuntu", {}),
+        ("host", "smtp.example.org", "smtp.example.com", {"domain": "example.com"}),
+        ("forward-to", "me@example.com", "me@gmail.com", {"domain": "example.com"}),
+        ("acme-token", API, ACME, {"api-token": API}),
+    ],
+)
+def test_an_answer_that_cannot_be_used_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, flag: str, wrong: str, right: str, told: dict[str, str]
+) -> None:
+    typed = iter([wrong, right])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
+    asked = [one for one in interview.QUESTIONS if one.flag in {flag, *told}]
+    assert questions.ask(asked, told, interactive=True)[flag] == right
+
+
+def test_a_default_that_cannot_be_used_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "my-bucket")
+    typed = iter(["", "s3://my-bucket"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    asked = [one for one in interview.QUESTIONS if one.flag == "backend"]
+    assert questions.ask(asked, {}, interactive=True) == {"backend": "s3://my-bucket"}
+
+
+def test_another_base_url_is_judged_before_it_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(Problems, match="--base-url"):
+        interview.answers({**flags(tmp_path), "base_url": "http://"}, interactive=False)
+
+
+# What is said of a token before there is a stack
+
+
+def test_a_token_of_the_wrong_form_is_not_told_to_be_stored(tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("x")
+    with pytest.raises(Problems) as caught:
+        interview.answers({**flags(tmp_path), "api-token": str(tmp_path / "short")}, interactive=False)
+    (finding,) = caught.value.findings
+    assert (finding.subject, finding.fix) == ("--api-token-file", new_stack.MAKE_ONE)
+
+
+def test_a_token_that_the_api_refuses_is_not_told_to_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ApiError(403, 10000, "Authentication error")
+
+    monkeypatch.setattr(Account, "call", refuse)
+    with pytest.raises(Problems) as caught:
+        new_stack.look(ANSWERS)
+    (finding,) = caught.value.findings
+    assert (finding.subject, finding.fix) == ("--api-token-file", new_stack.MAKE_ONE)
+    assert finding.found == "the API refuses it (403/10000: Authentication error)"
 
 
 # How scripts find the stack again
@@ -243,28 +306,143 @@ def test_a_file_that_names_no_backend_changes_nothing(
     assert stacks.command("prod", tmp_path)[1]["PULUMI_BACKEND_URL"] == "file:///elsewhere"
 
 
-# What is said when Pulumi does not make the stack
+# The stack and its file
+
+
+FAKE = """#!/bin/sh
+# A stand-in for pulumi: the state of the stack is the file {state}, a call is a line of {calls}
+echo "$1 $2" >> {calls}
+case "$1 $2" in
+"stack init") [ -e {state} ] && {{ echo "error: stack 'organization/mailroom/prod' already exists" >&2; exit 1; }}
+  printf '{{"deployment": {{}}}}' > {state} ;;
+"stack export") [ -e {state} ] || exit 6; cat {state} ;;
+"config set") for key; do :; done; shift 6; echo "# secure $1: $(cat | wc -c)" >> Pulumi.prod.yaml ;;
+esac
+[ "$(wc -l < {calls})" != "{last}" ] || kill -9 $PPID
+"""
+SECRETS = 3
+
+
+@dataclass
+class Workplace:
+    """A checkout with a stand-in for the engine, which may kill its caller after so many calls."""
+
+    checkout: Path
+    state: Path
+    calls: Path
+
+    def engine(self, last: int | str) -> None:
+        text = FAKE.format(state=self.state, calls=self.calls, last=last)
+        program = self.checkout / "pulumi"
+        program.write_text(text)
+        program.chmod(0o755)
+        self.calls.write_text("")
+
+    def write(self) -> Path:
+        return new_stack.write(draft(ANSWERS, ZONE, Existing()), checkout=self.checkout)
+
+    def is_complete(self) -> bool:
+        text = (self.checkout / "Pulumi.prod.yaml").read_text()
+        return text.startswith("# Written by") and text.count("# secure") == SECRETS
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    made = Workplace(tmp_path, tmp_path / "state", tmp_path / "calls")
+    (tmp_path / "Pulumi.yaml").write_text("name: mailroom\n")
+    monkeypatch.setattr(stacks, "engine", lambda _=None: (str(tmp_path / "pulumi"), {}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    made.engine("never")
+    return made
+
+
+def killed(work: Callable[[], object]) -> bool:
+    """Whether this work, in a process of its own, is ended by SIGKILL."""
+    process = os.fork()
+    if not process:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.parametrize("calls", range(1, SECRETS + 2))
+def test_a_run_killed_anywhere_leaves_the_file_of_before_and_the_next_one_ends_the_work(
+    place: Workplace, calls: int
+) -> None:
+    shipped = place.checkout / "Pulumi.prod.yaml"
+    shipped.write_text(Path("tests/data/Pulumi.example.yaml").read_text())
+    place.engine(calls)
+    assert killed(place.write)
+    assert new_stack.is_free(shipped)
+    assert shipped.read_text() == Path("tests/data/Pulumi.example.yaml").read_text()
+    place.engine("never")
+    place.write()
+    assert place.is_complete()
+    assert not (place.checkout / "build/new-stack/prod").exists()
+
+
+def test_a_passphrase_is_never_there_in_part(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = draft(replace(ANSWERS, backend="file:///srv/pulumi"), ZONE, Existing())
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    assert killed(lambda: new_stack.write(made, checkout=place.checkout))
+    assert not stacks.passphrase_file("prod").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(place.checkout))
+    monkeypatch.setattr(stacks, "engine", lambda _=None: (str(place.checkout / "pulumi"), {}))
+    new_stack.write(made, checkout=place.checkout)
+    file = stacks.passphrase_file("prod")
+    assert (len(file.read_text()), file.stat().st_mode & 0o777) == (44, 0o600)
+
+
+def test_the_file_of_a_stack_that_was_never_deployed_is_replaced(place: Workplace) -> None:
+    place.write()
+    file = place.checkout / "Pulumi.prod.yaml"
+    file.write_text("config:\n  mailroom:hosts: []\n")
+    place.write()
+    assert place.is_complete()
+
+
+def test_the_file_of_a_deployed_stack_is_not_replaced(place: Workplace) -> None:
+    place.state.write_text(
+        '{"deployment": {"resources": [{"urn": "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::x"}]}}'
+    )
+    file = place.checkout / "Pulumi.prod.yaml"
+    for before in (None, "config:\n  mailroom:hosts: []\n"):
+        if before:
+            file.write_text(before)
+        with pytest.raises(Problems) as caught:
+            place.write()
+        (finding,) = caught.value.findings
+        assert (finding.id, "pulumi destroy -s prod" in finding.fix) == ("new-stack.exists", True)
+        assert (file.read_text() if before else file.exists()) == (before or False)
+
+
+def test_a_state_that_would_be_lost_with_the_folder_is_refused(place: Workplace) -> None:
+    program = place.checkout / "pulumi"
+    program.write_text("#!/bin/sh\nmkdir -p .pulumi\n")
+    with pytest.raises(Problems) as caught:
+        place.write()
+    (finding,) = caught.value.findings
+    assert (finding.id, ".pulumi" in finding.found) == ("new-stack.relative", True)
+    assert not (place.checkout / "Pulumi.prod.yaml").exists()
 
 
 @pytest.mark.parametrize(
     ("said", "way_on"),
     [
         ("PULUMI_ACCESS_TOKEN must be set for login during non-interactive CLI sessions", "--backend"),
-        ("stack 'organization/mailroom/prod' already exists", "pulumi stack rm prod"),
         ("unable to open state directory", "follow what it says"),
     ],
 )
-def test_a_stack_that_was_not_made_says_the_way_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, way_on: str
-) -> None:
-    engine = tmp_path / "pulumi"
-    engine.write_text(f'#!/bin/sh\necho "error: {said}" >&2\nexit 1\n')
-    engine.chmod(0o755)
-    monkeypatch.setattr(stacks, "engine", lambda _=None: (str(engine), {}))
-    monkeypatch.delenv("PULUMI_BACKEND_URL", raising=False)
+def test_a_stack_that_was_not_made_says_the_way_on(place: Workplace, said: str, way_on: str) -> None:
+    (place.checkout / "pulumi").write_text(f'#!/bin/sh\necho "error: {said}" >&2\nexit 1\n')
     with pytest.raises(Problems) as caught:
-        new_stack.write(draft(ANSWERS, ZONE, Existing()), checkout=tmp_path)
+        place.write()
     (finding,) = caught.value.findings
     assert finding.found == said
     assert way_on in finding.fix
-    assert not (tmp_path / "Pulumi.prod.yaml").exists()
+    assert not (place.checkout / "Pulumi.prod.yaml").exists()

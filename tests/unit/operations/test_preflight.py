@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -17,8 +18,7 @@ from operations.ssh import Completed, Met
 from standards.finding import Problems, error_about
 
 if TYPE_CHECKING:
-    from dataclasses import replace
-from pathlib import Path
+    from pathlib import Path
 
 V4, V6 = "192.0.2.10", "2001:db8::10"
 REAL, INSTALLER, OLD = (
@@ -129,13 +129,6 @@ def test_a_fit_host_is_looked_at_once_and_its_key_is_written_only_when_asked(wor
 
     assert run(world, stack.parent, pin=True).findings == []
     assert stack.read_text() == f"{STACK}    hostKey: {REAL}\n"
-
-
-@pytest.mark.parametrize("port", [0, -1, 65536])
-def test_a_port_that_there_is_not_is_told_before_anything_is_dialled(world: World, stack: Path, port: int) -> None:
-    with pytest.raises(Problems, match=rf"--port: {port} is no port"):
-        run(world, stack.parent, port=port)
-    assert world.targets == []
 
 
 def test_through_darkness_an_installer_and_the_first_boot_only_the_real_key_is_kept(world: World, stack: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -35,3 +36,49 @@ def test_where_the_environment_is_a_link_it_starts_itself_once(checkout: Path) -
 
 def test_without_an_environment_it_goes_on_as_it_is(checkout: Path) -> None:
     assert prefix(checkout) == sys.base_prefix
+
+
+def unread(code: str, stream: str) -> subprocess.CompletedProcess[str]:
+    """A script of ours with this code whose standard output or standard error nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", f"import scripts.interpreter, sys; {code}"],
+            cwd=INTERPRETER.parents[1], env=environment, text=True, check=False, timeout=20,
+            **{stream: writer, other: subprocess.PIPE},
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("code", "stream", "status"),
+    [
+        ("print('x' * 100_000)", "stdout", 141),
+        ("print('x', flush=True)", "stdout", 141),
+        ("print('x'); sys.exit(2)", "stdout", 2),
+        ("print('x', file=sys.stderr)", "stderr", 141),
+    ],
+    ids=["more than a buffer", "a line at once", "a line at the end", "progress"],
+)
+def test_a_reader_that_went_away_is_no_error(code: str, stream: str, status: int) -> None:
+    done = unread(code, stream)
+    assert (done.returncode, done.stdout or "", done.stderr or "") == (status, "", "")
+
+
+def test_a_connection_that_broke_is_still_told() -> None:
+    code = "raise BrokenPipeError('the server hung up')"
+    command = [sys.executable, "-c", f"import scripts.interpreter; {code}"]
+    done = subprocess.run(command, cwd=INTERPRETER.parents[1], capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 1
+    assert done.stderr.endswith("BrokenPipeError: the server hung up\n")
+
+
+@pytest.mark.parametrize("script", sorted(INTERPRETER.parent.glob("[a-z]*.py")), ids=lambda path: path.name)
+def test_every_script_is_short_and_begins_with_that_module(script: Path) -> None:
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert script == INTERPRETER or any(line.startswith("import scripts.interpreter") for line in lines)
+    assert len(lines) <= 60
