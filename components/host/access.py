@@ -58,13 +58,13 @@ def apply() -> None:
     net = wanted.get("network")
     tcp, udp = [wanted["ssh_port"], *sshd.ports(), *wanted["allow_tcp"]], wanted["allow_udp"]
     rules = firewall.rules(tcp, udp, ipv6_mail=wanted["ipv6_mail"])
-    changes = install_units(wanted["units"])
     network.check(net)
     kept, key_only, net_is_wanted = firewall.is_kept(rules), sshd.is_key_only(), network.is_wanted(net)
+    if not kept and (error := firewall.check(rules)):
+        raise OSError(error)
+    changes = install_units(wanted["units"])
     if kept and key_only and net_is_wanted and not changes and not BEFORE.exists():
         hostlib.finish([])
-    if error := firewall.check(rules):
-        raise OSError(error)
     remember()
     if not net_is_wanted:
         network.remember(BEFORE)

@@ -158,6 +158,14 @@ def test_rules_and_files_that_are_refused_leave_everything_as_it_was(host: FakeH
     assert not [call for call in host.calls() if call.startswith("systemctl reload")]
 
 
+def test_rules_that_are_refused_are_found_before_anything_is_written(host: FakeHost) -> None:
+    host.tell("nft-refuses", "syntax error")
+    with pytest.raises(OSError, match="syntax error"):
+        apply(host)
+    assert not [*(host.root / "units").glob("*")]
+    assert not (host.root / "enabled/mailroom-rollback.service").exists()
+
+
 def test_a_kernel_that_takes_no_rules_at_all_leaves_the_way_back_armed(host: FakeHost) -> None:
     import access
 

@@ -189,6 +189,7 @@ def test_a_kernel_without_ipv6_is_said_before_anything_changes(host: FakeHost) -
     status, said = change(host)
     assert status == 1
     assert "without IPv6 (ipv6.disable=1" in said
+    assert not [*(host.root / "units").glob("*")], "not even a unit"
     assert not {RECONFIGURE, RELOAD} & set(host.calls())
 
 
