@@ -257,6 +257,7 @@ class HostSettings(_Settings):
     )
     host_key: Annotated[str, AfterValidator(names.host_key)] = Field(
         description="the host's ed25519 key line, /etc/ssh/ssh_host_ed25519_key.pub there",
+        json_schema_extra={"fix": f"`{names.PIN}` writes it into the stack's file"},
         examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."],
     )
     arch: Literal["amd64", "arm64"] = Field(default="amd64", description="the processor", examples=["amd64"])

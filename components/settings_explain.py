@@ -67,8 +67,8 @@ def check_of(model: type[BaseModel], name: str) -> Callable[[str], str]:
     return check
 
 
-def missing(path: str, description: str, example: object) -> Finding:
-    """A required key that is not there."""
+def missing(path: str, description: str, example: object, fix: object = None) -> Finding:
+    """A required key that is not there; `fix` for one that nobody types."""
     return Finding(
         severity="error",
         id=MISSING,
@@ -76,7 +76,7 @@ def missing(path: str, description: str, example: object) -> Finding:
         expected=_expected(description, example),
         found="it is missing",
         why="",
-        fix=_write(path, example),
+        fix=str(fix or _write(path, example)),
     )
 
 
@@ -127,7 +127,8 @@ def _finding(details: ErrorDetails, model: type[BaseModel], raw: object, root: s
     description = (field.description if field else None) or "a mapping of settings"
     example = field.examples[0] if field and field.examples else None
     if problem == "missing":
-        return missing(path, description, example)
+        extra = field.json_schema_extra if field else None
+        return missing(path, description, example, extra.get("fix") if isinstance(extra, dict) else None)
     if problem == "literal_error":
         description += f", one of {details['ctx']['expected']}"
     secret = _mentions_secret(field.annotation if field else model)

@@ -62,7 +62,7 @@ def errors(parts: Parts) -> list[Finding]:
 
 def warnings(settings: Settings) -> list[Finding]:
     """What works but is rarely meant."""
-    found: list[Finding] = [*_gate_warning(settings), *_unused_access(settings)]
+    found: list[Finding] = [*_gate_warning(settings), *_unused_access(settings), *_example_keys(settings)]
     for position, domain in enumerate(settings.domains):
         found += _domain_warnings(f"mailroom:domains[{position}]", domain, settings)
     found += [
@@ -78,6 +78,20 @@ def warnings(settings: Settings) -> list[Finding]:
         if len(password.get_secret_value()) < passwords.SHORT
     ]
     return found
+
+
+def _example_keys(settings: Settings) -> Iterator[Finding]:
+    for position, host in enumerate(settings.hosts):
+        if host.host_key == names.EXAMPLE_HOST_KEY:
+            pin = names.PIN.replace("ADDRESS", host.ipv4 or host.ipv6 or "ADDRESS")
+            yield _warning(
+                f"mailroom:hosts[{position}].hostKey",
+                "host-key-example",
+                "it is the key of the shipped example, which no host has",
+                f"the key of {host.name}",
+                why="`pulumi up` sends secrets to the machine with that key alone, so it will stop",
+                fix=f"`{pin}` writes the host's own",
+            )
 
 
 def _gate_warning(settings: Settings) -> Iterator[Finding]:

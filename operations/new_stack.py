@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-EXAMPLE_KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJpPEQfz2RN0X9sXlVJ4Ud5jzqxRkQy0sQ6yWb0mV3cT"
+EXAMPLE_KEY: Final = names.EXAMPLE_HOST_KEY
 EXISTS: Final = "new-stack.exists"
 MAKE_ONE: Final = "make one under My Profile > API Tokens > Edit zone DNS at Cloudflare, and give that one"
 _STACK: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")

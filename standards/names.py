@@ -26,6 +26,10 @@ _LOCALE: Final = re.compile(r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8")
 _PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
 _SHOWN: Final = 60
+EXAMPLE_HOST_KEY: Final = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJpPEQfz2RN0X9sXlVJ4Ud5jzqxRkQy0sQ6yWb0mV3cT"
+"""The key of the shipped example; no host has it."""
+PIN: Final = "scripts/preflight.py ADDRESS --wait --pin"
+"""What writes a host's key into its stack's file."""
 
 
 def shown(value: str) -> str:
@@ -312,5 +316,5 @@ def _not_a_host_key(because: str, why: str = "") -> Invalid:
         id="host-key-invalid",
         expected="one line such as ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI...",
         why=why or "no secret is sent over a connection whose other end is not proven",
-        fix="copy the first two words of /etc/ssh/ssh_host_ed25519_key.pub from the host's console",
+        fix=f"`{PIN}` writes it; or copy two words of /etc/ssh/ssh_host_ed25519_key.pub from the host's console",
     )

@@ -60,7 +60,7 @@ def test_the_file_is_all_that_up_needs_but_the_secrets() -> None:
     config |= {"cloudflare:apiToken": API, "mailroom:passwords": {"i@example.com": "a-long-password-of-ours"}}
     settings = Settings.load(config.get, "prod", config)
     assert [host.name for host in settings.hosts] == ["smtp.example.com"]
-    assert settings.warnings() == []
+    assert [warning.id for warning in settings.warnings()] == ["host-key-example"]
 
 
 def test_no_secret_is_in_the_file_and_none_is_shown() -> None:

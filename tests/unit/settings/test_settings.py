@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from components.settings import HostSettings, LimitSettings, Settings
 from standards import passwords
 from standards.finding import Problems
+from standards.names import EXAMPLE_HOST_KEY
 from tests.unit.standards.example_stack import (
     CONFIG,
     HOST_KEY,
@@ -202,7 +203,10 @@ MISTAKES: dict[str, tuple[Change, str, str, str]] = {
     "bad ipv4": (host(ipv4="192.0.2.300"), "hosts[0].ipv4", "ipv4-invalid", "192.0.2.300"),
     "ipv6 as ipv4": (host(ipv4="2001:db8::1"), "hosts[0].ipv4", "ipv4-invalid", "ipv6"),
     "bad ipv6": (host(ipv6="192.0.2.1"), "hosts[0].ipv6", "ipv6-invalid", "belongs into ipv4"),
-    "no host key": (without("hosts", "hostKey"), "hosts[0].hostKey", "setting-missing", "ssh_host_ed25519_key.pub"),
+    "no host key": (without("hosts", "hostKey"), "hosts[0].hostKey", "setting-missing",
+                    "fix: `scripts/preflight.py ADDRESS --wait --pin` writes it"),
+    "short host key": (host(hostKey="ssh-ed25519 AAAA"), "hosts[0].hostKey", "host-key-invalid",
+                       "fix: `scripts/preflight.py ADDRESS --wait --pin` writes it"),
     "rsa host key": (host(hostKey="ssh-rsa AAAA"), "hosts[0].hostKey", "host-key-invalid", "SHA-1"),
     "bad arch": (host(arch="x86_64"), "hosts[0].arch", "setting-invalid", "'amd64' or 'arm64'"),
     "port text": (host(ssh={"port": "ssh"}), "hosts[0].ssh.port", "setting-invalid", "1 to 65535"),
@@ -673,6 +677,12 @@ def test_a_good_stack_has_no_warnings(change: Change) -> None:
     assert [str(finding) for finding in load(change).warnings()] == []
 
 
+def test_the_key_of_the_shipped_example_is_told_with_what_pins_the_hosts_own() -> None:
+    (found,) = [one for one in load(host(hostKey=EXAMPLE_HOST_KEY)).warnings() if one.id == "host-key-example"]
+    assert found.subject == "mailroom:hosts[0].hostKey"
+    assert "`scripts/preflight.py 192.0.2.10 --wait --pin`" in found.fix
+
+
 def test_reports_to_a_postmaster_who_is_missing_are_not_told_as_well() -> None:
     found = load(together(domain(dmarc={"policy": "reject"}), second_domain(dmarc={"policy": "reject"}))).warnings()
     assert [finding.id for finding in found] == ["role-without-destination"] * 2
@@ -758,7 +768,7 @@ def example(stack: str, user: str) -> Settings:
 
 def test_the_stack_files_of_the_checkout_load_without_a_surprise() -> None:
     assert example("dev", "alice@example.test").warnings() == []
-    assert [finding.id for finding in example("prod", "i@example.com").warnings()] == ["dmarc-none"]
+    assert [finding.id for finding in example("prod", "i@example.com").warnings()] == ["host-key-example", "dmarc-none"]
 
 
 def test_the_production_example_shows_the_defaults() -> None:
