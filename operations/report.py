@@ -58,14 +58,14 @@ def trouble_as_json(trouble: Problems | CouldNotTell) -> dict[str, Any]:
     return {"result": result, "reason": str(trouble), "findings": [asdict(finding) for finding in findings]}
 
 
+def progress(text: str) -> None:
+    """One line about work that goes on; stdout stays for what comes of it."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 def said(text: str, style: str = "") -> Text:
     """Text of a host, a server or a message for a page: no markup in it acts, and nothing that a terminal obeys."""
     return Text(printable(text), style)
-
-
-def say(text: str) -> None:
-    """A line of progress on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def show(console: Console, findings: Sequence[Finding]) -> None:

@@ -43,7 +43,7 @@ def main() -> int:
             print("edit it, or replace it with --yes, which takes a stack that was never deployed")
             return NOT_CONFIRMED
         draft = new_stack.draft(answers, *new_stack.look(answers))
-        new_stack.write(draft, lambda line: report.say(f"... {line}"))
+        new_stack.write(draft, lambda line: report.progress(f"... {line}"))
         print(interview.told(answers, draft))
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=False)

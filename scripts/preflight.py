@@ -46,7 +46,7 @@ def main() -> int:
     """Look, show, judge."""
     chosen = arguments()
     try:
-        result = preflight.run(preflight.Request.of(chosen), report.say)
+        result = preflight.run(preflight.Request.of(chosen), report.progress)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
     if chosen.json:

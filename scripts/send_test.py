@@ -46,7 +46,7 @@ def main() -> int:
     """Do it, print it, judge it."""
     chosen = arguments()
     try:
-        told, shown, findings = send_test.work(vars(chosen), report.say)
+        told, shown, findings = send_test.work(vars(chosen), report.progress)
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=chosen.json)
     if chosen.json:

@@ -44,5 +44,5 @@ def test_no_other_trouble_reaches_the_terminal_as_a_control_sequence(trouble: Ex
 
 
 def test_a_line_of_progress_reaches_no_terminal_as_a_control_sequence(capsys: pytest.CaptureFixture[str]) -> None:
-    report.say(f"waiting for {EVIL}")
+    report.progress(f"waiting for {EVIL}")
     assert capsys.readouterr().err == f"waiting for {SAFE}\n"
