@@ -14,7 +14,11 @@ from operations import interview, new_stack, report
 from operations.dns import CouldNotTell
 from standards.finding import Problems
 
-EPILOG = "Nothing is changed in DNS or on a host. exit status: 0 written, 2 failures, 3 could not tell, 4 not confirmed"
+EPILOG = (
+    "A terminal is asked for what is left out. Else domain, both tokens (the first may be in CLOUDFLARE_API_TOKEN), an "
+    "address, user and forward-to are needed; else smtp.DOMAIN, forward-to, letsencrypt, root and amd64 are taken. "
+    "Nothing is changed in DNS or on a host. exit status: 0 written, 2 failures, 3 could not tell, 4 not confirmed"
+)
 NOT_CONFIRMED = 4
 
 

@@ -16,9 +16,11 @@ from operations import sbom
 
 def main() -> int:
     """0 when every file was written and is valid, 1 when a tool failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("build/sbom"), metavar="FOLDER", help="default: build/sbom")
-    parser.add_argument("--arch", action="append", choices=["amd64", "arm64"], help="default: both")
+    parser = argparse.ArgumentParser(description=__doc__, epilog="exit status: 0 all written, 1 a tool failed")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/sbom"), metavar="FOLDER", help="where to; default: build/sbom"
+    )
+    parser.add_argument("--arch", action="append", choices=["amd64", "arm64"], help="server's processor; default: both")
     chosen = parser.parse_args()
     try:
         written = sbom.write(chosen.output, chosen.arch or ["amd64", "arm64"])

@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
         "--as", dest="program", choices=("gmail",), help="log in and confirm as Gmail's Send mail as does"
     )
     what.add_argument("--explain", metavar="FILE", help="explain a received message (- for standard input)")
-    parser.add_argument("--from", dest="sender", metavar="USER", help="default: the first user with a password")
+    parser.add_argument("--from", dest="sender", metavar="USER", help="who sends; default: the first with a password")
     parser.add_argument("--port", type=int, choices=(465, 587), default=465, help="465: TLS at once; 587: STARTTLS")
     parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
     chosen = parser.parse_args()

@@ -78,7 +78,9 @@ def test_a_connection_that_broke_is_still_told() -> None:
 
 
 @pytest.mark.parametrize("script", sorted(INTERPRETER.parent.glob("[a-z]*.py")), ids=lambda path: path.name)
-def test_every_script_is_short_and_begins_with_that_module(script: Path) -> None:
-    lines = script.read_text(encoding="utf-8").splitlines()
+def test_every_script_is_short_begins_with_that_module_and_tells_its_exit_status(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert script == INTERPRETER or "exit status:" in text
     assert script == INTERPRETER or any(line.startswith("import scripts.interpreter") for line in lines)
     assert len(lines) <= 60
