@@ -98,10 +98,10 @@ def passphrase(stack: str) -> str | None:
         raise Problems(f"the passphrase of stack {stack} cannot be read", [finding]) from None
 
 
-def _own(stack: str, folder: Path) -> dict[str, str]:
+def _own(stack: str, checkout: Path) -> dict[str, str]:
     """Backend and passphrase of a stack outside a lab, as far as they are written down."""
     try:
-        found = yaml.safe_load((folder / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
+        found = yaml.safe_load((checkout / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
         backend = found["config"].get("mailroom:backend")
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError):
         backend = None  # the engine explains a file it cannot read
