@@ -90,6 +90,7 @@ def test_mistakes_in_the_settings_are_told_all_at_once_without_secrets(stack: St
         "nothing was changed",
         "mailroom:hosts[0].ipv4",
         "mailroom:hosts[0].hostKey: it is missing",
+        "fix: `scripts/preflight.py ADDRESS --wait --pin` writes it",
         "mailroom:domains[0].aliases.alice",
         "mailroom:domains[0].certificat: there is no setting",
         "fix: write certificate",

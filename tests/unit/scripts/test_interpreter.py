@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -69,12 +70,17 @@ def test_a_reader_that_went_away_is_no_error(code: str, stream: str, status: int
     assert (done.returncode, done.stdout or "", done.stderr or "") == (status, "", "")
 
 
-def test_a_connection_that_broke_is_still_told() -> None:
-    code = "raise BrokenPipeError('the server hung up')"
-    command = [sys.executable, "-c", f"import scripts.interpreter; {code}"]
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        ("BrokenPipeError('the server hung up')", 1, "BrokenPipeError: the server hung up\n"),
+        ("KeyboardInterrupt", -signal.SIGINT, ""),
+    ],
+)
+def test_a_connection_that_broke_is_still_told_and_ctrl_c_is_not(error: str, status: int, said: str) -> None:
+    command = [sys.executable, "-c", f"import scripts.interpreter; raise {error}"]
     done = subprocess.run(command, cwd=INTERPRETER.parents[1], capture_output=True, text=True, check=False, timeout=20)
-    assert done.returncode == 1
-    assert done.stderr.endswith("BrokenPipeError: the server hung up\n")
+    assert (done.returncode, done.stderr.endswith(said), bool(done.stderr)) == (status, True, bool(said))
 
 
 @pytest.mark.parametrize("script", sorted(INTERPRETER.parent.glob("[a-z]*.py")), ids=lambda path: path.name)
