@@ -42,7 +42,7 @@ class Trial:
     @classmethod
     def of(cls, stack: str) -> Trial:
         """Find everything out; raises `Problems` when the stack is missing or was never deployed."""
-        name = stacks.outputs(stack)["submission"]["host"]
+        name = stacks.outputs(stack)["submissionHost"]
         settings = stacks.settings(stack)
         for host in settings.hosts:
             if host.name == name:

@@ -160,7 +160,7 @@ def test_secret_files_are_readable_for_root_and_the_service_alone(stack: Stack) 
 
 def test_outputs_tell_how_to_send_and_hold_no_password(stack: Stack) -> None:
     outputs = stack.outputs()
-    assert outputs["submission"]["host"] == HOST
+    assert outputs["submissionHost"] == HOST
     assert outputs["users"] == [f"alice@{DOMAIN}"]
     assert outputs["gmail"][0]["smtpServer"] == HOST
     assert all(record["reason"] for record in outputs["records"])

@@ -58,10 +58,12 @@ class Monitor(MockMonitor):
 
 
 class Run:
-    """What one program registered."""
+    """What one program registered and exported; `secrets` are the names of the outputs that are secret."""
 
     def __init__(self, engine: Engine, monitor: Monitor) -> None:
         self.resources, self.requests = engine.resources, monitor.requests
+        self.outputs: dict[str, Any] = {}
+        self.secrets: set[str] = set()
 
     def inputs(self, name: str) -> dict[str, Any]:
         return dict(self.resources[name].inputs)
@@ -104,7 +106,7 @@ def thread_loop() -> Iterator[None]:
     asyncio.set_event_loop(None)
 
 
-def observed(program: Callable[[], None], *, preview: bool = False) -> Run:
+def observed(program: Callable[[], Any], *, preview: bool = False) -> Run:
     """What a program registers with an engine that takes everything."""
     engine = Engine()
     monitor = Monitor(engine)
@@ -126,16 +128,22 @@ def run_program() -> Callable[..., Run]:
     def run(change: Callable[[dict[str, Any]], None] = lambda _: None, *, preview: bool = False) -> Run:
         config = dev_config()
         change(config)
+        exported: dict[str, Any] = {}
+        secrets: set[str] = set()
 
-        def program() -> None:
+        async def program() -> None:
             from components.mail_server import MailServer, MailServerArgs
             from components.outputs import outputs
 
             settings = Settings.load(config.get, "dev")
             server = MailServer("mailroom", MailServerArgs(settings=settings))
             for name, value in outputs(settings, server).items():
-                pulumi.export(name, value)
+                output = pulumi.Output.from_input(value)
+                exported[name] = await output.future()
+                secrets.update({name} if await output.is_secret() else ())
 
-        return observed(program, preview=preview)
+        ran = observed(program, preview=preview)
+        ran.outputs, ran.secrets = exported, secrets
+        return ran
 
     return run

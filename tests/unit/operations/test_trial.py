@@ -183,14 +183,14 @@ def test_the_host_is_asked_with_the_rights_the_settings_give(world: World) -> No
 
 
 def test_a_trial_uses_the_submission_host_of_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial.stacks, "outputs", lambda _: {"submission": {"host": "smtp.example.test"}})
+    monkeypatch.setattr(trial.stacks, "outputs", lambda _: {"submissionHost": "smtp.example.test"})
     monkeypatch.setattr(trial.stacks, "settings", lambda stack: Settings.load(CONFIG.get, stack))
     monkeypatch.setattr(trial.stacks, "lab", lambda _: LAB)
     assert Trial.of("dev").host.ipv4 == "198.51.100.10"
 
 
 def test_a_host_that_was_renamed_but_not_deployed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial.stacks, "outputs", lambda _: {"submission": {"host": "old.example.test"}})
+    monkeypatch.setattr(trial.stacks, "outputs", lambda _: {"submissionHost": "old.example.test"})
     monkeypatch.setattr(trial.stacks, "settings", lambda stack: Settings.load(CONFIG.get, stack))
     with pytest.raises(Problems, match=r"old\.example\.test"):
         Trial.of("dev")
