@@ -13,6 +13,7 @@ import pytest
 from lab.internet.names import COLLEAGUES_MX, zone_id
 from operations import dns as outside
 from operations import stacks, status
+from tests.lab.consumer import Consumer
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lab.client import Lab
 
 SILENT = "second.test"
+SMOKE = "The application can send mail"
 FOREIGN_MX = {"type": "MX", "name": DOMAIN, "content": COLLEAGUES_MX, "priority": 10, "ttl": 300}
 
 
@@ -34,7 +36,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
         "zoneId": zone_id(DOMAIN),
         "mail": "external",
         "mx": [COLLEAGUES_MX],
-        "users": ["alice"],
+        "users": [{"name": "alice", "export": True}],
     }
     silent = {"name": SILENT, "zoneId": zone_id(SILENT), "mail": "none"}
     made = Stack(lab, vps, domains=[external, silent])
@@ -111,6 +113,54 @@ def test_a_domain_without_mail_says_so_at_every_name_server(
 def test_the_mail_server_does_not_take_mail_for_a_domain_without_mail(stack: Stack) -> None:
     served = stack.vps.ssh("ls /etc/mailroom/current/domains").stdout.split()
     assert served == [DOMAIN, "probe.invalid"]
+
+
+def test_another_stack_sends_mail_by_the_outputs_as_documented(stack: Stack) -> None:
+    password = stack.settings["mailroom:passwords"][f"alice@{DOMAIN}"]
+    with Consumer(stack) as consumer:
+        asked, as_stack, as_file = consumer.documented()
+        assert HOST in consumer.run(asked[0], passphrase=None), "no passphrase is needed"
+        assert '"passwords": "[secret]"' in consumer.run(asked[1], passphrase=None)
+
+        for command in as_stack:
+            if command.endswith("password"):
+                refused = consumer.run("pulumi preview", fails=True)
+                assert f"no password of alice@{DOMAIN} can be read there" in refused
+            consumer.run(command, stdin=password)
+        env = consumer.folder / ".env"
+        written = env.read_text()
+        assert env.stat().st_mode & 0o777 == 0o600
+        assert f"SMTP_HOST='{HOST}'\nSMTP_PORT='465'\n" in written
+        assert f"SMTP_PASSWORD='{password}'\n" in written
+        stack.lab.wait_message(lambda message: message["subject"] == SMOKE)
+
+        for command in as_file:
+            consumer.run(command)
+        assert len([message for message in stack.lab.messages() if message["subject"] == SMOKE]) == 1, "nothing changed"
+        assert env.read_text() == written
+        assert password not in consumer.said
+
+        outputs = consumer.folder / "outputs.json"
+        outputs.write_text(outputs.read_text().replace('"outputsVersion": 1', '"outputsVersion": 2'))
+        refused = consumer.run("pulumi preview", fails=True)
+        assert "outputs.json: its outputs have version 2" in refused
+        assert "this program knows version 1" in refused
+
+        consumer.run("pulumi destroy --yes --skip-preview")
+        assert not env.exists()
+        clear = [path for path in stack.state_files() if password in path.read_bytes().decode(errors="replace")]
+        assert clear == []
+
+
+def test_a_stack_with_the_mail_stacks_own_passphrase_reads_the_exported_password(stack: Stack) -> None:
+    with Consumer(stack) as consumer:
+        values = {"mailStack": f"organization/mailroom/{stack.name}", "user": f"alice@{DOMAIN}"}
+        words = " ".join(f"--plaintext {key}={value}" for key, value in values.items())
+        for command in ("pulumi stack init shared", f"pulumi config set-all {words}", "pulumi preview"):
+            consumer.run(command, passphrase=consumer.theirs)
+        password = stack.settings["mailroom:passwords"][f"alice@{DOMAIN}"]
+        assert "local:Command" in consumer.said
+        assert password not in consumer.said
 
 
 def test_a_destroy_leaves_the_mx_of_others(stack: Stack) -> None:
