@@ -22,7 +22,9 @@ STACK = "lab-prodexample"  # its file name is one that git ignores
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     file = CHECKOUT / f"Pulumi.{STACK}.yaml"
-    file.write_text((CHECKOUT / "tests" / "data" / "Pulumi.example.yaml").read_text())
+    text = (CHECKOUT / "tests" / "data" / "Pulumi.example.yaml").read_text()
+    # With its password among the outputs as well: a secret that is exported, but not in clear.
+    file.write_text(text.replace("users: [i]", "users: [{name: i, export: true}]"))
     _, variables = stacks.engine()
     passphrase = secrets.token_hex(16)
     backend = {"PULUMI_BACKEND_URL": f"file://{tmp_path}", "PULUMI_CONFIG_PASSPHRASE": passphrase}
