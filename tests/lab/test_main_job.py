@@ -105,9 +105,10 @@ def test_independent_readers_accept_the_published_records(stack: Stack) -> None:
     assert dmarc["record"].startswith("v=DMARC1; p=")
 
 
-def test_a_second_preview_is_empty(stack: Stack) -> None:
-    shown = stack.run("preview", "--expect-no-changes")
+def test_a_second_preview_is_empty_and_breaks_no_policy(stack: Stack) -> None:
+    shown = stack.run("preview", "--expect-no-changes", "--policy-pack", "policy")
     assert shown.returncode == 0, shown.stdout
+    assert "\u2705 mailroom@" in shown.stdout, shown.stdout
 
 
 def test_a_refresh_finds_no_difference(stack: Stack) -> None:

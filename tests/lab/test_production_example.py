@@ -57,7 +57,8 @@ def test_the_production_example_previews_with_generated_secrets_in_a_namespace_w
     pulumi(environment, "config", "set-all", "--stack", STACK, "--path", *arguments)
     hide = 'ip link set lo up; [ ! -d ~/.ssh ] || mount -t tmpfs none ~/.ssh; exec "$@"'
     alone = ("unshare", "--net", "--mount", "sh", "-c", hide, "sh")
-    shown = pulumi(environment, "preview", "--stack", STACK, "--diff", before=alone)
+    shown = pulumi(environment, "preview", "--stack", STACK, "--diff", "--policy-pack", "policy", before=alone)
+    assert "mailroom|local|policy" in shown, "the policy pack judged it"
     assert "v=spf1 include:_spf.example.com ~all" in shown
     assert "someone@gmail.com" in shown
     assert not [name for name, value in made.items() if value in shown]

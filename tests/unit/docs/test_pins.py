@@ -10,8 +10,8 @@ import pytest
 from components.chasquid import build
 
 CHECKOUT = Path(__file__).parents[3]
-LOCKED = sorted(CHECKOUT.glob("requirements*.txt"))
-WANTED = sorted(CHECKOUT.glob("requirements*.in"))
+LOCKED = sorted([*CHECKOUT.glob("requirements*.txt"), *CHECKOUT.glob("*/requirements*.txt")])
+WANTED = sorted([*CHECKOUT.glob("requirements*.in"), *CHECKOUT.glob("*/requirements*.in")])
 GO_MODULES = sorted(path.parent for folder in ("lab", "operations") for path in (CHECKOUT / folder).rglob("go.mod"))
 PINNED = re.compile(r"([a-z0-9][a-z0-9-]*)==([\w.!+-]+)(?: *;[^\\#]*)?(?:\s+--hash=sha256:[0-9a-f]{64})+")
 CHECKSUM = r"h1:[A-Za-z0-9+/]{43}="
@@ -28,12 +28,14 @@ def name(path: Path) -> str:
 
 
 def test_every_list_of_requirements_is_locked() -> None:
-    assert [path.stem for path in LOCKED] == [path.stem for path in WANTED]
-    assert {path.stem for path in LOCKED} >= {
+    locked = [name(path.with_suffix("")) for path in LOCKED]
+    assert locked == [name(path.with_suffix("")) for path in WANTED]
+    assert {*locked} >= {
         "requirements",
         "requirements-dev",
         "requirements-go",
         "requirements-sbom",
+        "policy/requirements",
     }
 
 

@@ -1,0 +1,334 @@
+"""The rules of the policy pack, pure functions: each tells which of these resources break it, as findings.
+
+A rule reads new properties alone: no old state, no network. Secrets come in clear, so that messages are made of the
+names of resources and DNS, of counts and of public records, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from mailroom_policy.view import COMMANDS, REMOTE, UNKNOWN, DnsRecord, Resource, host, payload, records
+from standards import dkim, dmarc, limits, spf, spf_tree
+from standards.finding import Finding, Invalid, error_about
+from standards.names import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+ED25519_OCTETS: Final = 32  # RFC 8463 section 4
+# What a logged step may read: none of it is secret, so neither is what the step prints.
+PLAIN_INPUTS: Final = frozenset({"hostname", "drain_seconds"})
+
+Broken = tuple[Resource, Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """`find` gets one resource at a time with the scope `resource`, all of them with `stack`.
+
+    A `mandatory` rule stops the run, another one warns.
+    """
+
+    name: str
+    says: str
+    scope: Literal["resource", "stack"]
+    mandatory: bool
+    find: Callable[[Sequence[Resource]], Iterator[Broken]]
+
+    def judge(self, resources: Sequence[Resource], report: Callable[[str, str], None]) -> None:
+        """Report each finding with the URN of its resource. An error of ours names no value: it may be a secret one."""
+        try:
+            for resource, finding in self.find(resources):
+                report(str(finding).partition(": ")[2], resource.urn)
+        except Exception as error:  # noqa: BLE001  (whatever it is)
+            where = resources[0].name if len(resources) == 1 else f"{len(resources)} resources"
+            raise RuntimeError(f"the rule {self.name} cannot judge {where}: {type(error).__name__}") from None
+
+
+# --- DNS ----------------------------------------------------------------------------------------------------------
+
+
+def one_spf(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """RFC 7208 section 4.5: more than one record at a name is a permanent error."""
+    at: defaultdict[str, list[DnsRecord]] = defaultdict(list)
+    for record in _spf_records(resources):
+        at[record.name].append(record)
+    for name, found in at.items():
+        for record in found[1:]:
+            yield (
+                record.resource,
+                error_about(
+                    name,
+                    "spf-twice",
+                    expected="one SPF record at a name",
+                    found=f"{len(found)} SPF records, of {', '.join(shown(one.resource.name) for one in found)}",
+                    why="receivers answer with a permanent error, and SPF never passes",
+                    fix="put what they allow into one record: `spf` of the domain has `mechanisms` and `includes`",
+                ),
+            )
+
+
+def spf_within_limits(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """RFC 7208 section 4.6.4, counted through every include that is a record of this stack."""
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    ours = list(_spf_records(resources))
+    for record in ours:
+        texts[record.name].append(record.content)
+
+    def known(name: str, kind: str) -> Sequence[str] | None:
+        return texts.get(name) if kind == "TXT" else None  # what others publish is the gate's and the doctor's
+
+    for record in ours:
+        findings, _ = spf_tree.review(record.name, record.content, known)
+        for finding in findings:
+            if finding.id == "spf-lookups":
+                yield record.resource, finding
+
+
+def strong_dkim(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """RFC 8301 section 3.2 for RSA; RFC 8463 for Ed25519. A key taken back (empty `p=`) is none."""
+    for record in records(resources):
+        tags = dmarc.tags(record.content)
+        if record.type == "TXT" and "._domainkey." in f"{record.name}." and tags.get("p"):
+            try:
+                _judge_key(tags.get("k", "rsa").lower(), "".join(tags["p"].split()))
+            except Invalid as refused:
+                yield record.resource, refused.at(record.name)
+
+
+def _judge_key(algorithm: str, key: str) -> None:
+    if algorithm == "rsa":
+        dkim.key_record(key)
+        return
+    try:
+        octets = len(base64.b64decode(key, validate=True))
+    except binascii.Error:
+        octets = 0
+    if algorithm != "ed25519" or octets != ED25519_OCTETS:
+        raise Invalid(
+            "the key is neither RSA nor Ed25519",
+            id="dkim-key-invalid",
+            expected=f"an RSA key of {limits.RSA_BITS_MIN} to {limits.RSA_BITS_MAX} bits, or Ed25519",
+            why="receivers verify no other kind",
+            fix="make a new key pair under a new selector",
+        )
+
+
+def reachable_mx(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """An MX leads to an address of a server (RFC 5321 section 5.1), not to Cloudflare's edge."""
+    found = list(records(resources))
+    addresses = [record for record in found if record.type in {"A", "AAAA", "CNAME"}]
+    for record in found:
+        if record.type != "MX" or not record.content:  # unknown, or the null MX
+            continue
+        here = [address for address in addresses if address.name == record.content]
+        if any(address.proxied for address in here):
+            yield (
+                record.resource,
+                _unreachable(
+                    record,
+                    "a proxied name",
+                    "Cloudflare's edge answers there and speaks no SMTP",
+                    "set `proxied` to false",
+                ),
+            )
+        elif not any(address.type != "CNAME" for address in here) and _is_ours(record.content, found):
+            yield (
+                record.resource,
+                _unreachable(
+                    record,
+                    "a name with neither A nor AAAA",
+                    "no sender finds a server there, and mail bounces",
+                    "name it in `mailroom:hosts`, or take the MX record out",
+                ),
+            )
+
+
+def _is_ours(name: str, found: Iterable[DnsRecord]) -> bool:
+    """Whether the name is inside a domain that this stack writes to: only there a missing record is missing."""
+    return any(f".{name}".endswith(f".{record.name}") for record in found)
+
+
+def _unreachable(record: DnsRecord, what: str, why: str, fix: str) -> Finding:
+    return error_about(
+        record.name,
+        "mx-unreachable",
+        expected="an MX host with an A or AAAA record of its own, not proxied",
+        found=f"MX {shown(record.content)} leads to {what}",
+        why=why,
+        fix=fix,
+    )
+
+
+def short_ttl(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """A run waits for the authoritative servers; what others still keep of an old value, only the TTL ends."""
+    for record in records(resources):
+        if record.ttl is not None and record.ttl > limits.ROTATION_TTL:
+            yield (
+                record.resource,
+                error_about(
+                    f"{record.type} {record.name}",
+                    "ttl-long",
+                    expected=f"a TTL of at most {limits.ROTATION_TTL} seconds, such as 300",
+                    found=f"{record.ttl:.0f} seconds",
+                    why="a run goes on once the name servers have a new value; others go on using the old one so long",
+                    fix="shorten it, and let the old TTL pass before the next change of a key, a host or a certificate",
+                ),
+            )
+
+
+def _spf_records(resources: Sequence[Resource]) -> Iterator[DnsRecord]:
+    return (record for record in records(resources) if record.type == "TXT" and spf.is_record(record.content))
+
+
+# --- certificates -------------------------------------------------------------------------------------------------
+
+
+def announced_names_certified(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """What a host says of itself at EHLO, and every MX that leads to it, is in one of its certificates."""
+    found = list(records(resources))
+    for resource in resources:
+        certified = _certified(resource)
+        if certified is None:
+            continue
+        ehlo = host(resource.name.removesuffix("/certificate"))
+        for name in sorted({ehlo, *_announced(ehlo, found)}):
+            if not any(_covers(pattern, name) for pattern in certified):
+                yield (
+                    resource,
+                    error_about(
+                        ehlo,
+                        "certificate-misses-name",
+                        expected="certificates that list its own name and every MX host that leads to it",
+                        found=f"{shown(name)} is in none of its certificates",
+                        why="senders that verify (MTA-STS, DANE) refuse to deliver, and mail programs warn",
+                        fix="let the MX records name hosts of `mailroom:hosts`: each has its own certificate",
+                    ),
+                )
+
+
+def _certified(resource: Resource) -> set[str] | None:
+    """The names that a host's certificates will list, as its step obtains them; None for any other resource."""
+    given = payload(resource) if resource.type.startswith(REMOTE) and resource.name.endswith("/certificate") else None
+    certificates = given.get("certificates") if given is not None else None
+    if not isinstance(certificates, list):
+        return None
+    lists = [item.get("names") for item in certificates if isinstance(item, dict)]
+    return {host(name) for names in lists if isinstance(names, list) for name in names if isinstance(name, str)}
+
+
+def _announced(ehlo: str, found: Sequence[DnsRecord]) -> set[str]:
+    """The MX hosts that lead to an address of the host."""
+    addresses = {record.content for record in found if record.type in {"A", "AAAA"} and record.name == ehlo}
+    ours = {record.name for record in found if record.type in {"A", "AAAA"} and record.content in addresses - {""}}
+    return {record.content for record in found if record.type == "MX"} & ours
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """RFC 6125 section 6.4.3: a wildcard stands for one label."""
+    return pattern == name or (pattern.startswith("*.") and pattern[2:] == name.partition(".")[2])
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+def secret_outputs(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """What a Command prints is kept in the state, in clear unless its outputs are declared secret."""
+    for resource in _commands(resources):
+        if open_outputs := sorted({"stdout", "stderr"} - set(resource.secret_outputs)):
+            yield (
+                resource,
+                error_about(
+                    resource.name,
+                    "command-output-in-clear",
+                    expected="`additional_secret_outputs=['stdout', 'stderr']` among its options",
+                    found=f"{' and '.join(open_outputs)} not secret",
+                    why="a secret that the command prints would stand in the state, in previews and in outputs",
+                    fix="run it by `Host.step`, which declares both",
+                ),
+            )
+
+
+def quiet_commands(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """The provider shows every line a Command prints, unless `logging` is none."""
+    for resource in _commands(resources):
+        logging = resource.props.get("logging")
+        if logging in ("none", UNKNOWN) or _reads_nothing_secret(resource):
+            continue
+        yield (
+            resource,
+            error_about(
+                resource.name,
+                "command-logs",
+                expected="`logging=Logging.NONE`",
+                found="what it prints is shown in every run, and kept in logs of CI",
+                why="a secret that it prints would be read by whoever reads the logs",
+                fix="run it by `Host.step`, which logs nothing",
+            ),
+        )
+
+
+def pinned_hosts(resources: Sequence[Resource]) -> Iterator[Broken]:
+    """Without `hostKey` the provider trusts whatever machine answers."""
+    for resource in resources:
+        if not resource.type.startswith(REMOTE):
+            continue
+        connection = resource.props.get("connection")
+        for what, end in _ends(connection):
+            if not end.get("hostKey"):
+                yield (
+                    resource,
+                    error_about(
+                        resource.name,
+                        "host-unpinned",
+                        expected=f"`hostKey` in its {what}, such as ssh-ed25519 AAAA...",
+                        found=f"a {what} without one",
+                        why="keys and passwords would be handed to whoever answers at that address",
+                        fix="`scripts/preflight.py ADDRESS --pin` shows the host's key and writes it",
+                    ),
+                )
+
+
+def _ends(connection: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The machines that a connection logs in to."""
+    if connection is UNKNOWN:
+        return
+    known = connection if hasattr(connection, "get") else {}
+    yield "connection", known
+    if (proxy := known.get("proxy")) is not None and hasattr(proxy, "get"):
+        yield "connection's proxy", proxy
+
+
+def _commands(resources: Sequence[Resource]) -> Iterator[Resource]:
+    return (resource for resource in resources if resource.type in COMMANDS)
+
+
+def _reads_nothing_secret(resource: Resource) -> bool:
+    given = payload(resource)
+    return given is not None and PLAIN_INPUTS.issuperset(given)
+
+
+RULES: Final = (
+    Rule(name="one-spf", scope="stack", mandatory=True, find=one_spf, says="A name has one SPF record"),
+    Rule(name="spf-lookups", scope="stack", mandatory=True, find=spf_within_limits,
+         says=f"SPF costs receivers at most {limits.SPF_LOOKUPS} look-ups"),
+    Rule(name="dkim-strength", scope="resource", mandatory=True, find=strong_dkim,
+         says=f"DKIM keys are RSA of {limits.RSA_BITS_MIN} bits or more, or Ed25519"),
+    Rule(name="mx-reachable", scope="stack", mandatory=True, find=reachable_mx,
+         says="MX records lead to hosts that exist and speak SMTP"),
+    Rule(name="names-certified", scope="stack", mandatory=True, find=announced_names_certified,
+         says="Certificates list the names a host is announced by"),
+    Rule(name="secret-outputs", scope="resource", mandatory=True, find=secret_outputs,
+         says="What a Command prints is secret in the state"),
+    Rule(name="quiet-commands", scope="resource", mandatory=True, find=quiet_commands,
+         says="Commands that read secrets log nothing"),
+    Rule(name="pinned-hosts", scope="resource", mandatory=True, find=pinned_hosts,
+         says="SSH trusts a host by its pinned key alone"),
+    Rule(name="short-ttl", scope="resource", mandatory=False, find=short_ttl,
+         says=f"TTLs let a change through within {limits.ROTATION_TTL // 60} minutes"),
+)  # fmt: skip
