@@ -9,6 +9,7 @@ import pulumi
 from components.mail_server import MailServer, MailServerArgs
 from components.outputs import outputs
 from components.settings import Settings
+from operations import backend
 from standards.finding import Problems
 
 # The SDK tells the engine of each step of a registration and waits for it to listen: a fifth of a run's time, unread.
@@ -29,6 +30,7 @@ def read(key: str) -> object | None:
 
 try:
     settings = Settings.load(read, pulumi.get_stack(), pulumi.runtime.get_config_env())
+    backend.require(settings.backend, settings.stack)
     for warning in settings.warnings():
         pulumi.log.warn(str(warning).removeprefix("warning: "))
     server = MailServer("mailroom", MailServerArgs(settings=settings))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MANY: Final = 300  # resources: from there on a run spends more time on writing its state than on all else
 NO_KEYS: Final[Mapping[tuple[str, str], DkimKey]] = MappingProxyType({})
+# The records that mail and trust hang on. Not AAAA: `ipv6Outbound: off` has to work at once when IPv6 is refused.
+LASTING: Final = frozenset({"a", "dmarc", "mx", "spf", "spf-hosts"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class MailServer(pulumi.ComponentResource):
         super().__init__("mailroom:index:MailServer", name, None, pulumi.ResourceOptions.merge(counting, opts))
         self._settings = settings = args.settings
         self._records = wanted_records(settings)
+        self._lasting = lasting(settings, self._records) if settings.protected else frozenset()
 
         # Wave 1: gates, read-only. Everything waits for all of them.
         zones = self._zone_gates(self._records)
@@ -170,7 +173,8 @@ class MailServer(pulumi.ComponentResource):
         ready = self._settings.dkim_keys.get(dkim.record_name(selector, domain))
         imported = pulumi.Output.secret(ready.get_secret_value()) if ready else None
         name = f"{domain}/dkim-key/{selector}"
-        return DkimKey(name, domain=domain, selector=selector, imported=imported, opts=self._child())
+        opts = pulumi.ResourceOptions.merge(self._child(), pulumi.ResourceOptions(protect=name in self._lasting))
+        return DkimKey(name, domain=domain, selector=selector, imported=imported, opts=opts)
 
     def _dns(
         self,
@@ -181,7 +185,7 @@ class MailServer(pulumi.ComponentResource):
     ) -> DnsArgs:
         """The records of one host or domain in one wave."""
         records = [record for record in self._records if record.wave == wave and record.owner == owner]
-        return DnsArgs(records=records, stack=self._settings.stack, after=after, keys=keys)
+        return DnsArgs(records=records, stack=self._settings.stack, after=after, keys=keys, protected=self._lasting)
 
     def _reverse_dns(self, host: HostSettings, published: Sequence[pulumi.Resource]) -> pulumi.Resource:
         args = ReverseDnsArgs(
@@ -248,10 +252,12 @@ class MailServer(pulumi.ComponentResource):
             ),
             self._child(),
         )
+        name = f"{settings.name}/uninstall"
         last: pulumi.Resource = host.uninstall(
-            f"{settings.name}/uninstall",
+            name,
             {"hostname": settings.name, "drain_seconds": self._settings.drain_timeout},
             timeout=300 + self._settings.drain_timeout,
+            protect=name in self._lasting,
             parent=self,
             depends_on=[chasquid.serving, *ready],
         )
@@ -261,6 +267,26 @@ class MailServer(pulumi.ComponentResource):
 def _kept_token(api: CloudflareSettings) -> pulumi.Output[str] | None:
     """The API token for a resource that writes; None where every run brings its own."""
     return pulumi.Output.secret(api.api_token.get_secret_value()) if api.token_is_kept else None
+
+
+def lasting(settings: Settings, records: Sequence[Record]) -> frozenset[str]:
+    """The names of the resources whose deletion takes a domain's mail, its trust or a host away.
+
+    A DKIM key is one while its stage is `active`: a rotation takes it out later without further leave. With the last
+    records and the uninstall step no destroy gets anywhere: all else is deleted after them.
+    """
+    signing = {
+        (domain.name, key.selector) for domain in settings.domains for key in domain.dkim if key.stage == "active"
+    }
+    return frozenset(
+        {f"{host.name}/uninstall" for host in settings.hosts}
+        | {f"{domain}/dkim-key/{selector}" for domain, selector in signing}
+        | {
+            record.key
+            for record in records
+            if record.dkim in signing or record.key.removeprefix(f"{record.owner}/").partition("/")[0] in LASTING
+        }
+    )
 
 
 def certificate_names(settings: Settings, host: HostSettings) -> dict[str, list[str]]:

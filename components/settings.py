@@ -584,9 +584,16 @@ class Options(_Settings):
 
     backend: str | None = Field(
         default=None,
-        description="the URL of the backend that holds the stack's state: scripts find the stack by it",
+        description="the URL of the backend that holds the stack's state: scripts find the stack by it, and a run that "
+        "keeps its state elsewhere is refused",
         examples=["s3://my-bucket", "file://~"],
         pattern=r"^(https|file|s3|gs|azblob)://",
+    )
+    protect: bool | None = Field(
+        default=None,
+        description="whether hosts, DKIM keys that sign, and the records that mail and trust hang on are protected "
+        "from deletion; left out, they are with `directory: letsencrypt`",
+        examples=["on"],
     )
     passwords: Mapping[Annotated[EmailAddress, AfterValidator(str.lower)], Password] = Field(
         default={}, description="address -> password or hash, secret", examples=["{i@example.com: {secure: ...}}"]
@@ -710,6 +717,11 @@ class Settings(Options):
     def served(self) -> tuple[DomainSettings, ...]:
         """The domains whose mail we handle: all but the silent ones."""
         return tuple(domain for domain in self.domains if domain.mail != "none")
+
+    @property
+    def protected(self) -> bool:
+        """Whether deletion is refused: where it is not said, a certificate that clients trust tells production."""
+        return self.acme.directory == "letsencrypt" if self.protect is None else self.protect
 
     @property
     def logins(self) -> list[str]:

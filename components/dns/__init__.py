@@ -12,7 +12,7 @@ from components.dns.record import DnsRecord
 from standards.records import Record, with_dkim_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from components.dkim import DkimKey
 
@@ -21,12 +21,16 @@ __all__ = ["DnsArgs", "HostDns", "MailDns", "Propagated", "SpfTakeover", "ZoneGa
 
 @dataclass(frozen=True, kw_only=True)
 class DnsArgs:
-    """`records` are published once `after` is done; `stack` marks them as ours; `keys` fill in DKIM records."""
+    """`records` are published once `after` is done; `stack` marks them as ours; `keys` fill in DKIM records.
+
+    Those whose keys are in `protected` the engine does not delete.
+    """
 
     records: Sequence[Record]
     stack: str
     after: Sequence[pulumi.Resource]
     keys: Mapping[tuple[str, str], DkimKey] = field(default_factory=dict)
+    protected: Collection[str] = ()
 
 
 class _Dns(pulumi.ComponentResource):
@@ -56,6 +60,7 @@ class _Dns(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=list(args.after),
+                protect=record.key in args.protected,
                 delete_before_replace=True,  # the API refuses the new record while the old one stands
             ),
         )

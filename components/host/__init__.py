@@ -130,6 +130,7 @@ class Host(pulumi.ComponentResource):
         payload: Mapping[str, pulumi.Input[Any]],
         *,
         timeout: int,
+        protect: bool,
         parent: pulumi.Resource,
         depends_on: Sequence[pulumi.Resource],
     ) -> remote.Command:
@@ -150,6 +151,7 @@ class Host(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=parent,
                 depends_on=[self._last, *depends_on],
+                protect=protect,
                 additional_secret_outputs=["stdout", "stderr"],
             ),
         )

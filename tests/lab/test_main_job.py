@@ -35,7 +35,7 @@ PASSWORD = "CANARY-password-of-alice"
 def stack(lab: Lab) -> Iterator[Stack]:
     """A bare VPS, a zone that holds other people's records, and reverse DNS set at the provider."""
     vps = lab.fresh_vps(octet=10)
-    made = Stack(lab, vps, passwords={f"alice@{DOMAIN}": PASSWORD})
+    made = Stack(lab, vps, passwords={f"alice@{DOMAIN}": PASSWORD}, protect=True)
     foreign = [made.api("POST", body=record) for record in FOREIGN]
     made.point_back()
     made.write()
@@ -197,7 +197,17 @@ def test_mail_works_again_after_a_reboot_with_nobody_there(stack: Stack) -> None
     assert status == 0, report
 
 
+def test_a_destroy_of_a_protected_stack_is_refused_before_anything_is_deleted(stack: Stack) -> None:
+    before = stack.zone()
+    done = stack.run("destroy", "--yes", "--skip-preview")
+    assert done.returncode != 0, done.stdout
+    assert "pulumi state unprotect" in done.stdout
+    assert stack.zone() == before
+    assert stack.vps.ssh("systemctl is-active chasquid").stdout.strip() == "active"
+
+
 def test_destroy_leaves_the_zone_as_it_was_and_keeps_what_must_not_be_lost(stack: Stack, story: dict[str, Any]) -> None:
+    assert stack.run("state", "unprotect", "--all", "--yes").returncode == 0
     done = stack.run("destroy", "--yes", "--skip-preview")
     assert done.returncode == 0, done.stdout
     assert stack.zone() == story["zone before"]
@@ -213,4 +223,5 @@ def test_up_works_again_after_a_destroy(stack: Stack) -> None:
     assert done.returncode == 0, done.stdout
     status, report = stack.send()
     assert status == 0, report
+    assert stack.run("state", "unprotect", "--all", "--yes").returncode == 0
     assert stack.run("destroy", "--yes", "--skip-preview").returncode == 0

@@ -33,13 +33,13 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     file.unlink()
 
 
-def pulumi(environment: dict[str, str], *arguments: str, before: tuple[str, ...] = ()) -> str:
+def pulumi(environment: dict[str, str], *arguments: str, before: tuple[str, ...] = (), refused: bool = False) -> str:
     program, _ = stacks.engine()
     command = [*before, program, *arguments, "--non-interactive", "--color=never"]
     done = subprocess.run(
         command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode != 0) is refused, done.stdout + done.stderr
     return done.stdout
 
 
@@ -76,3 +76,9 @@ def test_the_production_example_previews_with_generated_secrets_in_a_namespace_w
     )
     assert "- user added: `i@example.com`" in explained.stdout
     assert not [name for name, value in made.items() if value in explained.stdout]
+    # In a backend that does not know the stack, a stack that names another one is not begun anew.
+    pulumi(environment, "config", "set", "--stack", STACK, "mailroom:backend", "file:///srv/pulumi")
+    for run in (["preview"], ["up", "--yes", "--skip-preview"]):
+        shown = pulumi(environment, *run, "--stack", STACK, refused=True)
+        assert f"stack {STACK} is kept elsewhere; nothing was changed" in shown, shown
+        assert "export PULUMI_BACKEND_URL=file:///srv/pulumi" in shown, shown

@@ -164,6 +164,41 @@ def test_another_machine_runs_every_step_again_but_the_uninstall(run_program: An
         assert has_trigger == (name != f"{HOST}/uninstall"), name
 
 
+def protected(run: Any) -> set[str]:
+    return {name for name, request in run.requests.items() if request.protect}
+
+
+def test_in_production_what_mail_and_trust_hang_on_is_protected_from_deletion(run_program: Any) -> None:
+    run = run_program(lambda config: config.update({"mailroom:protect": True}))
+    assert protected(run) == {
+        f"{HOST}/uninstall", f"{HOST}/a", f"{HOST}/spf", "example.test/dkim-key/m1", "example.test/dkim/m1",
+        "example.test/spf", "example.test/spf-hosts", f"example.test/mx/{HOST}", "example.test/dmarc",
+    }  # fmt: skip
+
+
+def test_a_stack_to_throw_away_protects_nothing(run_program: Any) -> None:
+    assert protected(run_program()) == set()
+
+
+def test_a_dkim_key_that_signs_no_more_may_be_deleted(run_program: Any) -> None:
+    def rotate(config: dict[str, Any]) -> None:
+        stages = {"m1": "retiring", "m2": "active", "m3": "published"}
+        config["mailroom:protect"] = True
+        config["mailroom:domains"][0]["dkim"] = [{"selector": name, "stage": stage} for name, stage in stages.items()]
+
+    kept = {name for name in protected(run_program(rotate)) if "dkim" in name}
+    assert kept == {"example.test/dkim-key/m2", "example.test/dkim/m2"}
+
+
+def test_a_destroy_meets_something_protected_before_it_deletes_anything(run_program: Any) -> None:
+    """It begins with what nothing depends on: were that not protected, much would be gone when it is refused."""
+    run = run_program(lambda config: config.update({"mailroom:protect": True}))
+    kept = protected(run)
+    needed = {name for one in kept for name in run.waits_for(one)}
+    custom = {name for name, request in run.requests.items() if request.custom}
+    assert custom - kept - needed == set()
+
+
 def test_only_the_uninstall_acts_when_deleted(run_program: Any) -> None:
     run = run_program()
     assert {name for name in run.names(COMMAND) if run.inputs(name).get("delete")} == {f"{HOST}/uninstall"}

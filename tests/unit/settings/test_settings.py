@@ -784,3 +784,30 @@ def test_a_token_of_the_environment_serves_only_where_the_stack_keeps_none(monke
     kept, exported = load().cloudflare, load(lambda values: values.pop("cloudflare:apiToken")).cloudflare
     assert (kept.api_token.get_secret_value(), kept.token_is_kept) == (CONFIG["cloudflare:apiToken"], True)
     assert (exported.api_token.get_secret_value(), exported.token_is_kept) == ("e" * 40, False)
+
+
+@pytest.mark.parametrize(
+    ("directory", "said", "protected"),
+    [
+        ("letsencrypt", {}, True),
+        ("letsencrypt-staging", {}, False),
+        ("https://acme.example.net/directory", {}, False),
+        ("letsencrypt", {"protect": False}, False),
+        ("letsencrypt-staging", {"protect": "true"}, True),
+    ],
+)
+def test_a_stack_with_certificates_that_clients_trust_is_protected_unless_it_says_otherwise(
+    directory: str, said: dict[str, Any], protected: bool
+) -> None:
+    def change(values: dict[str, Any]) -> None:
+        acme(directory=directory)(values)
+        top(**said)(values)
+
+    assert load(change).protected is protected
+
+
+def test_the_shipped_production_stack_is_protected() -> None:
+    values = config(top(passwords=CONFIG["mailroom:passwords"]))
+    values |= yaml.safe_load((CHECKOUT / "Pulumi.prod.yaml").read_text())["config"]
+    values["mailroom:acme"]["token"] = "t" * 40
+    assert Settings.load(values.get, "prod", values).protected

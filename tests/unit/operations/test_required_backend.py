@@ -1,0 +1,97 @@
+"""A stack that names its backend is refused in every other one, however the two are written."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from operations import backend
+from standards.finding import Problems
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def environment(home: Path, url: str = "") -> dict[str, str]:
+    return {"HOME": str(home), **({"PULUMI_BACKEND_URL": url} if url else {})}
+
+
+def login(home: Path, url: str, folder: str = ".pulumi") -> None:
+    file = home / folder / "credentials.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"current": url, "accessTokens": {url: "CANARY"}}))
+
+
+@pytest.mark.parametrize(
+    ("required", "used"),
+    [
+        ("s3://state", "s3://state/"),
+        ("s3://state", "s3://state?region=eu-central-1&awssdk=v2"),
+        ("s3://state?endpoint=s3.example.net", "s3://state?endpoint=s3.example.net&region=x"),
+        ("https://api.pulumi.com", "https://api.pulumi.com/"),
+        ("file://~", "file://HOME"),
+        ("file://", "file://~"),
+        ("file://~/state", "file://HOME/state/?metadata=skip"),
+        ("file://HOME/link", "file://HOME/state"),
+    ],
+)
+def test_two_ways_to_write_one_backend_are_the_same(required: str, used: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    required, used = (url.replace("HOME", str(tmp_path)) for url in (required, used))
+    backend.require(required, "prod", environment(tmp_path, used))
+    backend.require(used, "prod", environment(tmp_path, required))
+
+
+@pytest.mark.parametrize(
+    ("required", "used"),
+    [
+        ("s3://state", "s3://other"),
+        ("s3://state/prod", "s3://state/staging"),
+        ("s3://state", "gs://state"),
+        ("s3://state?endpoint=a.example.net", "s3://state?endpoint=b.example.net"),
+        ("s3://state", "file://~"),
+        ("file://~/state", "file://~/State"),
+        ("file:///srv/~", "file://~"),
+    ],
+)
+def test_another_backend_is_refused_and_the_way_on_is_told(required: str, used: str, tmp_path: Path) -> None:
+    with pytest.raises(Problems, match="stack prod is kept elsewhere; nothing was changed") as refused:
+        backend.require(required, "prod", environment(tmp_path, used))
+    (finding,) = refused.value.findings
+    place = required.partition("?")[0]
+    assert finding.expected == f"the backend {place}"
+    assert finding.fix.startswith(f"`export PULUMI_BACKEND_URL={place}`")
+
+
+def test_a_login_counts_where_nothing_is_exported(tmp_path: Path) -> None:
+    login(tmp_path, "s3://other")
+    with pytest.raises(Problems, match="this run keeps its state in s3://other") as refused:
+        backend.require("s3://state", "prod", environment(tmp_path))
+    assert "CANARY" not in str(refused.value)
+    backend.require("s3://state", "prod", environment(tmp_path, "s3://state"))
+
+
+@pytest.mark.parametrize("variable", ["PULUMI_HOME", "PULUMI_CREDENTIALS_PATH"])
+def test_a_login_is_found_where_pulumi_keeps_it(variable: str, tmp_path: Path) -> None:
+    login(tmp_path, "s3://other")
+    login(tmp_path, "s3://state", "elsewhere")
+    assert backend.in_use({"HOME": str(tmp_path), variable: str(tmp_path / "elsewhere")}) == "s3://state"
+
+
+def test_no_word_is_said_where_no_backend_is_required_or_none_is_known(tmp_path: Path) -> None:
+    backend.require(None, "prod", environment(tmp_path, "s3://other"))
+    backend.require("s3://state", "prod", environment(tmp_path))
+    for text in ("", "[]", "{}", '{"current": ""}'):
+        login(tmp_path, "x")
+        (tmp_path / ".pulumi" / "credentials.json").write_text(text)
+        backend.require("s3://state", "prod", environment(tmp_path))
+
+
+def test_a_secret_in_a_url_is_not_shown(tmp_path: Path) -> None:
+    used = "https://user:CANARY@pulumi.example.net?token=CANARY"
+    with pytest.raises(Problems) as refused:
+        backend.require("s3://state", "prod", environment(tmp_path, used))
+    assert "https://pulumi.example.net" in str(refused.value)
+    assert "CANARY" not in str(refused.value)
