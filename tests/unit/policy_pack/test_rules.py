@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -289,3 +291,9 @@ def test_a_finding_is_reported_at_its_resource_without_its_severity() -> None:
     ((message, urn),) = reported
     assert message.startswith("A a.test: 86400 seconds\n  expected: ")
     assert urn == "urn:a.test"
+
+
+def test_the_packs_page_lists_every_rule_with_its_level() -> None:
+    page = (Path(__file__).parents[3] / "policy" / "README.md").read_text()
+    listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \|", page, re.MULTILINE)
+    assert listed == [(rule.name, "mandatory" if rule.mandatory else "advisory") for rule in rules.RULES]

@@ -45,6 +45,24 @@ FOREIGN = [
 ]
 
 
+def test_no_stack_takes_a_name_of_another_whatever_the_record() -> None:
+    """Environments use different domains: every record of one stack stands in another's way at the same name."""
+    published = [
+        {"id": "a1b2", "type": record.type, "name": record.name, "content": record.content or '"v=DKIM1; p=AAAA"',
+         "comment": record.comment("staging")}
+        for record in wanted_records(load(stack="staging"))
+    ]  # fmt: skip
+    conflicts = ownership.conflicts(published, claimed(), "prod")
+    assert len(conflicts) == len(published) > 7
+    for finding in conflicts:
+        assert finding.severity == "error"
+        assert "it belongs to the stack 'staging'" in finding.found
+        assert "environments use different domains" in finding.fix
+    assert ownership.conflicts(published, claimed(), "staging") == []
+    elsewhere = [{**record, "name": f"{record['name']}.staging.test"} for record in published]
+    assert ownership.conflicts(elsewhere, claimed(), "prod") == []
+
+
 @pytest.mark.parametrize("record", FOREIGN, ids=lambda r: f"{r['type']} {r['name']}")
 def test_a_record_of_our_kind_that_is_not_ours_is_named_with_the_ways_on(record: dict[str, Any]) -> None:
     (finding,) = found(record)
