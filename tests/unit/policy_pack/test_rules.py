@@ -85,6 +85,11 @@ def test_look_ups_are_counted_through_includes_of_this_stack() -> None:
     assert said(rules.spf_within_limits, outer, spf(7, "_spf.example.test")) == []
 
 
+def test_an_include_of_a_name_with_two_spf_records_is_not_told_as_too_many_look_ups() -> None:
+    twice = [text("_spf.example.test", "v=spf1 a -all"), text("_spf.example.test", "v=spf1 mx -all")]
+    assert said(rules.spf_within_limits, text("example.test", "v=spf1 include:_spf.example.test -all"), *twice) == []
+
+
 # --- DKIM -------------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +140,8 @@ MX = record("MX", "example.test", "smtp.example.test", priority=10.0)
 
 @pytest.mark.parametrize("kind", ["A", "AAAA"])
 def test_an_mx_to_a_host_with_an_address_passes(kind: str) -> None:
-    assert said(rules.reachable_mx, MX, record(kind, "Smtp.example.test.", UNKNOWN)) == []
+    for proxied in (False, None, UNKNOWN):
+        assert said(rules.reachable_mx, MX, record(kind, "Smtp.example.test.", UNKNOWN, proxied=proxied)) == []
 
 
 @pytest.mark.parametrize("kind", ["A", "CNAME"])
@@ -181,6 +187,12 @@ def test_a_certificate_without_an_mx_host_that_leads_here_is_found() -> None:
 def test_an_mx_host_elsewhere_needs_no_certificate_of_this_host() -> None:
     other = [record("MX", "b.test", "mx.b.test"), record("A", "mx.b.test", "198.51.100.11")]
     assert said(rules.announced_names_certified, certificate("smtp.example.test"), HOST, MX, *other) == []
+
+
+def test_two_hosts_whose_addresses_are_not_known_yet_are_not_taken_for_one() -> None:
+    unknown = [record("A", name, UNKNOWN) for name in ("smtp.example.test", "mx.b.test")]
+    other = record("MX", "b.test", "mx.b.test")
+    assert said(rules.announced_names_certified, certificate("smtp.example.test"), other, *unknown) == []
 
 
 def test_what_a_certificate_step_reads_may_be_unknown_in_a_preview() -> None:
