@@ -605,6 +605,11 @@ class Options(_Settings):
         description="name of a DKIM record -> private key made elsewhere, PEM, secret",
         examples=["{m1._domainkey.example.com: {secure: ...}}"],
     )
+    adopted: tuple[Annotated[str, AfterValidator(names.record_id)], ...] = Field(
+        default=(),
+        description="a list of ids of records that scripts/adopt.py took over, until a run has changed them",
+        examples=['["372e67954025e0ba6aaa6d586b9e0b59"]'],
+    )
     resolver: Annotated[str, AfterValidator(names.ip_address)] | None = Field(
         default=None, description="the address of a resolver to ask instead of the system's", examples=["192.0.2.53"]
     )

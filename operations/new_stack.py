@@ -15,6 +15,7 @@ import yaml
 from components.settings import Settings
 from operations import stacks
 from operations.cloudflare import TOKEN_KEY, Account, Zone
+from operations.stack_file import flow
 from standards import dmarc, names, spf
 from standards.finding import Finding, Invalid, Problems, error_about
 from standards.records import unquoted
@@ -27,7 +28,6 @@ EXAMPLE_KEY: Final = names.EXAMPLE_HOST_KEY
 EXISTS: Final = "new-stack.exists"
 MAKE_ONE: Final = "make one under My Profile > API Tokens > Edit zone DNS at Cloudflare, and give that one"
 _STACK: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
-_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 @._:/+=-]*[A-Za-z0-9=]|[A-Za-z0-9]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +221,11 @@ def _render(answers: Answers, domain: Mapping[str, Any], notes: Sequence[str]) -
     lines += [f"# - {note}" for note in notes]
     lines += ["config:"]
     if answers.backend:
-        lines += [f"  mailroom:backend: {_flow(answers.backend)} # where the state lives; scripts find it by this"]
+        lines += [f"  mailroom:backend: {flow(answers.backend)} # where the state lives; scripts find it by this"]
     if answers.base_url:
-        lines += [f"  cloudflare:baseUrl: {_flow(answers.base_url)}"]
+        lines += [f"  cloudflare:baseUrl: {flow(answers.base_url)}"]
     lines += ["  mailroom:hosts:", *_item(host), "  mailroom:domains:", *_item(domain), "  mailroom:acme:"]
-    lines += [f"    {key}: {_flow(value)}" for key, value in acme.items()]
+    lines += [f"    {key}: {flow(value)}" for key, value in acme.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -234,18 +234,10 @@ def _item(mapping: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for key, value in mapping.items():
         if key == "aliases":
-            lines += ["      aliases:", *(f"        {name}: {_flow(targets)}" for name, targets in value.items())]
+            lines += ["      aliases:", *(f"        {name}: {flow(targets)}" for name, targets in value.items())]
         else:
-            lines.append(f"      {key}: {_flow(value)}")
+            lines.append(f"      {key}: {flow(value)}")
     return [f"    - {lines[0].lstrip()}", *lines[1:]]
-
-
-def _flow(value: Any) -> str:
-    """One value on one line of YAML."""
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value and ": " not in value:
-        return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
 
 
 def _judge(answers: Answers, text: str, hidden: Mapping[str, str]) -> None:

@@ -61,11 +61,11 @@ def recover(stack: str) -> None:
     if locks:
         print(f"an earlier run of stack {stack} was killed: removing its lock", flush=True)
         pulumi(stack, "cancel", "--yes", capture=True)
-    state = _state(stack)
-    if state.get("pending_operations"):
+    found = state(stack)
+    if found.get("pending_operations"):
         print("forgetting what that run had only begun; it is done again", flush=True)
         pulumi(stack, "refresh", "--yes", "--skip-preview", "--clear-pending-creates", capture=True)
-    _remove_unrecorded(stack, state)
+    _remove_unrecorded(stack, found)
 
 
 def _backend(environment: dict[str, str]) -> Path | None:
@@ -89,11 +89,11 @@ def _is_alive(lock: dict[str, Any]) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"  # a zombie does nothing any more
 
 
-def _state(stack: str) -> dict[str, Any]:
+def state(stack: str) -> dict[str, Any]:
     """The stack's state, empty before its first run; raises `Problems` when it cannot be read."""
     exported = pulumi(stack, "stack", "export", capture=True)
     if exported.returncode:
-        raise Problems(f"nothing was recovered in stack {stack}", [stacks.unreadable(stack, exported)])
+        raise Problems(f"the state of stack {stack} cannot be read", [stacks.unreadable(stack, exported)])
     return dict(json.loads(exported.stdout).get("deployment") or {})
 
 

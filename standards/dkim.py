@@ -60,6 +60,15 @@ def key_record(public_key: str | bytes) -> str:
     return f"v=DKIM1; k={algorithm}; p={base64.b64encode(canonical).decode('ascii')}"
 
 
+def published(text: str) -> str | None:
+    """The key in a record, base64 without white space; empty for a revoked one, None where the record holds none."""
+    for part in text.split(";"):
+        tag, equals, value = part.partition("=")
+        if equals and tag.strip() == "p":
+            return "".join(value.split())
+    return None
+
+
 def _algorithm(key: PublicKeyTypes) -> Algorithm:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

@@ -97,6 +97,25 @@ def tags(text: str) -> dict[str, str]:
     return found
 
 
+def weaker(ours: str, theirs: str) -> str:
+    """Where the first record asks receivers for less than the second, as `p=none, not reject`; empty where nowhere."""
+    if not is_record(theirs):
+        return ""
+    asked, before = _effective(tags(ours)), _effective(tags(theirs))
+    less = [tag for tag in asked if POLICIES.index(asked[tag]) < POLICIES.index(before[tag])]
+    return ", ".join(f"{tag}={asked[tag]}, not {before[tag]}" for tag in less)
+
+
+def _effective(found: dict[str, str]) -> dict[str, Policy]:
+    """The policies of a record, those that are left out or no policy as receivers take them (RFC 9989 section 4.7)."""
+    policies: dict[str, Policy] = {}
+    default: Policy = "none"
+    for tag in ("p", "sp", "np"):
+        default = next((policy for policy in POLICIES if policy == found.get(tag, "").lower()), default)
+        policies[tag] = default
+    return policies
+
+
 def review(text: str, subject: str) -> list[Finding]:
     """What a receiver would stumble over in a record, ours or one found in DNS."""
     found = tags(text)

@@ -274,6 +274,19 @@ def zone_id(text: str) -> str:
     return value
 
 
+def record_id(text: str) -> str:
+    """The id of a record in a Cloudflare zone."""
+    value = text.strip().lower()
+    if not _ZONE_ID.fullmatch(value):
+        raise Invalid(
+            f"{shown(text)} is not the id of a record",
+            id="record-id-invalid",
+            expected='32 hexadecimal digits such as "372e67954025e0ba6aaa6d586b9e0b59"',
+            fix="scripts/adopt.py --stack STACK lists the records with their ids, and writes them itself",
+        )
+    return value
+
+
 def api_token(text: str) -> str:
     """A Cloudflare API token by its form; the value is never repeated."""
     value = text.strip()

@@ -31,16 +31,17 @@ Existing = dict[str, Any]
 class Claim(TypedDict):
     """One name of ours in a zone, the kinds of records that are ours there, the MX it must already have.
 
-    `spf` is the text of a domain's own SPF record, and `adopt` whether it may replace one of others.
+    `spf` is the text of a domain's own SPF record, and `adopt` whether it may replace one of others. `adopted` are the
+    ids of records that were made by others and belong to the stack's state now.
     """
 
     name: str
     kinds: list[str]
     zone_id: str
-    keys: list[str]
     mx: list[str]
     spf: str
     adopt: bool
+    adopted: list[str]
 
 
 def kind(record_type: str, name: str, content: str) -> str:
@@ -76,10 +77,10 @@ def claims(settings: Settings, records: Sequence[Record], zone_id: str) -> list[
             name=name,
             kinds=sorted(kinds),
             zone_id=zone_id,
-            keys=[record.key for record in in_zone if record.name == name],
             mx=external.get(name, []),
             spf=domain_spf(senders[name]) if name in senders else "",
             adopt=name in senders and senders[name].spf.adopt,
+            adopted=list(settings.adopted),
         )
         for name, kinds in sorted(ours_at(in_zone).items())
     ]
@@ -99,7 +100,10 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str)
         findings += [
             _conflict(record, claim, stack)
             for record in here
-            if owner(record) != stack and _stands_in_the_way(record, claim) and not _replaceable(record, claim)
+            if owner(record) != stack
+            and record.get("id") not in claim["adopted"]
+            and stands_in_the_way(record, claim)
+            and not _replaceable(record, claim)
         ]
         if claim["mx"]:
             findings += _other_mx(here, claim)
@@ -112,15 +116,19 @@ def replaceable(existing: Sequence[Existing], claim: Claim) -> list[Existing]:
 
 
 def _replaceable(record: Mapping[str, Any], claim: Claim) -> bool:
-    return claim["adopt"] and _is_others_spf(record, claim) and not _missing(record, claim)
+    if not claim["adopt"] or record.get("id") in claim["adopted"]:
+        return False
+    return is_others_spf(record, claim) and not missing_spf(record, claim)
 
 
-def _is_others_spf(record: Mapping[str, Any], claim: Claim) -> bool:
+def is_others_spf(record: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether it is an SPF record at a domain of ours that nobody's stack or service holds."""
     found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
-    return bool(claim["spf"]) and found == "SPF" and owner(record) is None and not _is_email_routing(record)
+    return bool(claim["spf"]) and found == "SPF" and owner(record) is None and not is_email_routing(record)
 
 
-def _missing(record: Mapping[str, Any], claim: Claim) -> list[str]:
+def missing_spf(record: Mapping[str, Any], claim: Claim) -> list[str]:
+    """Terms of an SPF record at the name that ours lacks."""
     return spf.missing([unquoted(str(record["content"]))], claim["spf"], claim["name"])
 
 
@@ -128,18 +136,21 @@ def _name(record: Mapping[str, Any]) -> str:
     return str(record["name"]).rstrip(".").lower()
 
 
-def _stands_in_the_way(record: Mapping[str, Any], claim: Claim) -> bool:
+def stands_in_the_way(record: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether a record at our name contradicts ours."""
     found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
     return found == "CNAME" or "CNAME" in claim["kinds"] or found in claim["kinds"]  # RFC 1034 section 3.6.2
 
 
-def _described(record: Mapping[str, Any]) -> str:
+def described(record: Mapping[str, Any]) -> str:
+    """One record on one line."""
     priority = f"{record['priority']} " if record.get("priority") is not None else ""
     value = priority + str(record.get("content") or "")
     return f"{record['type']} {_name(record)} {shown(value)} (id {record.get('id', 'unknown')})"
 
 
-def _is_email_routing(record: Mapping[str, Any]) -> bool:
+def is_email_routing(record: Mapping[str, Any]) -> bool:
+    """Whether Cloudflare Email Routing made the record, and holds it."""
     meta = record.get("meta") or {}
     if meta.get("email_routing") is True:
         return True
@@ -148,27 +159,32 @@ def _is_email_routing(record: Mapping[str, Any]) -> bool:
 
 
 def _conflict(record: Mapping[str, Any], claim: Claim, stack: str) -> Finding:
-    other = owner(record)
-    if other is not None:
-        reason, fix = f"it belongs to the stack {shown(other)}", _other_stack_fix(other)
-    elif _is_email_routing(record):
-        reason = "it belongs to Cloudflare Email Routing"
-        fix = (
-            "in the Cloudflare dashboard open Email > Email Routing > Settings, disable it and delete its "
-            "records; or keep it and set `mail: external` with its hosts in `mx`, and put "
-            "_spf.mx.cloudflare.net into `spf.includes`"
-        )
-    else:
-        reason, fix = "it was not made by this stack", _foreign_fix(record, claim, stack)
+    reason, fix = explained(record, claim)
+    if owner(record) is None and not is_email_routing(record) and _is_like_ours(record, claim):
+        fix = f"{fix}; or take it over: `scripts/adopt.py --stack {stack}`"
     return Finding(
         severity="error",
         id="record-not-ours",
         subject=claim["name"],
         expected=f"no {_clashing(record, claim)} there but our own (comment ending with 'mailroom:{stack}')",
-        found=f"{_described(record)}: {reason}",
+        found=f"{described(record)}: {reason}",
         why="two of them contradict each other, and records of others are never changed or deleted",
         fix=fix,
     )
+
+
+def explained(record: Mapping[str, Any], claim: Claim) -> tuple[str, str]:
+    """Whose a record is that stands in the way, and the ways on."""
+    other = owner(record)
+    if other is not None:
+        return f"it belongs to the stack {shown(other)}", _other_stack_fix(other)
+    if is_email_routing(record):
+        return "it belongs to Cloudflare Email Routing", (
+            "in the Cloudflare dashboard open Email > Email Routing > Settings, disable it and delete its "
+            "records; or keep it and set `mail: external` with its hosts in `mx`, and put "
+            "_spf.mx.cloudflare.net into `spf.includes`"
+        )
+    return "it was not made by this stack", _foreign_fix(record, claim)
 
 
 def _clashing(record: Mapping[str, Any], claim: Claim) -> str:
@@ -182,11 +198,11 @@ def _other_stack_fix(other: str) -> str:
     )
 
 
-def _foreign_fix(record: Mapping[str, Any], claim: Claim, stack: str) -> str:
+def _foreign_fix(record: Mapping[str, Any], claim: Claim) -> str:
     name, content = claim["name"], str(record.get("content") or "")
     ways = ["delete it in the Cloudflare dashboard if nothing needs it"]
     match kind(str(record["type"]), name, content):
-        case "SPF" if _is_others_spf(record, claim):
+        case "SPF" if is_others_spf(record, claim):
             return _merge_fix(record, claim)
         case "SPF":
             ways.append("copy its include: terms to `spf.includes` and others to `spf.mechanisms` before that")
@@ -198,36 +214,34 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim, stack: str) -> str:
             ways.append("or choose another selector in `dkim`")
         case _ if _HOST_KINDS & set(claim["kinds"]):
             ways.append("or choose another host name")
-    if key := _key(record, claim):
-        identifier = record.get("id", "<record id>")
-        ways.append(
-            f"or take it over: end its comment with 'mailroom:{stack}' and run `pulumi import "
-            f"cloudflare:index/dnsRecord:DnsRecord '{key}' {claim['zone_id']}/{identifier}`"
-        )
     return "; ".join(ways)
 
 
 def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     """The very line of settings that merges an SPF record of others into ours."""
-    both = [claim["spf"], unquoted(str(record["content"]))]
-    wanted, ending = spf.as_settings(both, claim["name"]), spf.as_settings(both[1:], claim["name"])["all"]
+    wanted = merged_spf([record], claim)
     # JSON where YAML would read a macro's braces as its own
     quoted = {name: [json.dumps(term) if "{" in term else term for term in wanted.get(name, ())] for name in _LISTS}
     parts = [f"{name}: [{', '.join(terms)}]" for name, terms in quoted.items() if terms]
-    end = f'all: "{ending}"'
+    end = f'all: "{wanted["all"]}"'
     line = f"spf: {{{', '.join([*parts, end, 'adopt: true'])}}}"
-    lacks = f"ours lacks {', '.join(_missing(record, claim))}; " if claim["adopt"] else ""
+    lacks = f"ours lacks {', '.join(missing_spf(record, claim))}; " if claim["adopt"] else ""
     return (
         f"{lacks}to merge it into ours, write `{line}` for {claim['name']}: the run then replaces it by one record "
         "that allows both; or delete it in the Cloudflare dashboard if nothing needs it"
     )
 
 
-def _key(record: Mapping[str, Any], claim: Claim) -> str | None:
-    """The logical name of ours that the record would become; none for a kind we do not write, such as CNAME."""
-    suffix = kind(str(record["type"]), claim["name"], "" if record.get("content") is None else record["content"])
-    matching = [key for key in claim["keys"] if f"/{suffix.lower()}" in key]
-    return matching[0] if matching else None
+def merged_spf(records: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Any]:
+    """What `spf` of the domain has to say to allow all that ours and these records do, ending as strictly as they."""
+    others = [unquoted(str(record["content"])) for record in records]
+    ending = spf.as_settings(others, claim["name"])["all"]
+    return {**spf.as_settings([claim["spf"], *others], claim["name"]), "all": ending}
+
+
+def _is_like_ours(record: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether it is of a kind that we write at the name, so that it could become ours."""
+    return kind(str(record["type"]), claim["name"], str(record.get("content") or "")) in claim["kinds"]
 
 
 def _other_mx(here: Sequence[Mapping[str, Any]], claim: Claim) -> list[Finding]:

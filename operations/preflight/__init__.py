@@ -13,9 +13,9 @@ from rich.table import Table
 from components.host.requirements import judge
 from components.settings import HostSettings, Options
 from components.settings_explain import explain
-from operations import dns, report, ssh, stacks
+from operations import dns, report, ssh, stack_file, stacks
 from operations.new_stack import EXAMPLE_KEY
-from operations.preflight import contact, judgement, outside, stack_file
+from operations.preflight import contact, judgement, outside
 from operations.preflight.judgement import Stranger
 from standards import names
 from standards.finding import Finding, Problems, error_about
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from operations.preflight.contact import Seen
     from operations.preflight.outside import Inbound
-    from operations.preflight.stack_file import StackFile
+    from operations.stack_file import StackFile
 
     Say = Callable[[str], None]
 

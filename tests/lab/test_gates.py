@@ -147,7 +147,7 @@ def test_records_of_others_at_our_names_stop_the_run_and_each_is_named_with_the_
         "v=spf1 include:_spf.mx.cloudflare.net ~all",
         "Email > Email Routing > Settings",
         "set `mail: external`",
-        f"pulumi import cloudflare:index/dnsRecord:DnsRecord '{HOST}/a' {zone_id(DOMAIN)}/{made[1]['id']}",
+        f"take it over: `scripts/adopt.py --stack {stack.name}`",
     )
 
 

@@ -154,8 +154,8 @@ class FakeZone:
 
 
 def gate(kinds: list[str]) -> dict[str, Any]:
-    claim = {"name": "example.com", "kinds": kinds, "zone_id": "0" * 32, "keys": ["example.com/mx"], "mx": []}
-    claim |= {"spf": "", "adopt": False}
+    claim = {"name": "example.com", "kinds": kinds, "zone_id": "0" * 32, "mx": []}
+    claim |= {"spf": "", "adopt": False, "adopted": []}
     return {
         "name": "gate",
         "names": ["example.com"],

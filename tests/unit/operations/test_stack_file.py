@@ -1,4 +1,4 @@
-"""A pinned key in a stack's file: that one value changes, and nothing else."""
+"""Values written into a stack file: each of them changes, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from operations.preflight.stack_file import StackFile, listing, of_stack, with_host_key
+from operations.stack_file import Quoted, StackFile, listing, of_stack, with_host_key, with_value
 from standards.finding import Problems
 
 if TYPE_CHECKING:
@@ -108,3 +108,90 @@ def test_stacks_that_list_an_address_are_found_and_broken_files_are_passed_by(tm
 def test_a_stack_without_a_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(Problems, match=r"Pulumi\.nope\.yaml: there is none"):
         of_stack("nope", tmp_path)
+
+
+DOMAINS = """\
+# my stack
+config:
+  mailroom:hosts: # one
+    - name: smtp.example.com
+  mailroom:domains:
+    - name: example.com # the first
+      spf: {mechanisms: [], all: "~all"} # ours
+      dkim: [{selector: m1}]
+    - zoneId: "0123" # the second
+      name: second.test
+      spf: # by hand
+        includes:
+          - _spf.google.com # the office
+        # the end
+        all: '~all' # soft
+    - {name: third.test}
+    - name: fourth.test
+      spf:
+"""
+SPF = ("mailroom:domains", 0, "spf")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "before", "after"),
+    [
+        ((*SPF, "mechanisms"), ["ip4:192.0.2.7", "mx"], "mechanisms: []", "mechanisms: ['ip4:192.0.2.7', mx]"),
+        ((*SPF, "includes"), ["a.test"], '"~all"} # ours', '"~all", includes: [a.test]} # ours'),
+        ((*SPF, "all"), Quoted("-all"), '"~all"} # ours', '"-all"} # ours'),
+        (("mailroom:domains", 0, "dkim"), [{"selector": "m1"}, {"selector": "m2"}], "[{selector: m1}]",
+         "[{selector: m1}, {selector: m2}]"),
+        (("mailroom:domains", 1, "spf", "includes"), ["_spf.google.com", "a.test"], "# the office\n",
+         "# the office\n          - a.test\n"),
+        (("mailroom:domains", 1, "spf", "all"), Quoted("-all"), "'~all' # soft", '"-all" # soft'),
+        (("mailroom:domains", 1, "spf", "adopt"), True, "# soft\n", "# soft\n        adopt: true\n"),
+        (("mailroom:domains", 2, "spf", "includes"), ["a.test"], "third.test}",
+         "third.test, spf: {includes: [a.test]}}"),
+        (("mailroom:domains", 3, "spf", "all"), Quoted("?all"), "fourth.test\n      spf:",
+         'fourth.test\n      spf: {all: "?all"}'),
+        (("mailroom:adopted",), [Quoted("12e4")], "  mailroom:hosts", '  mailroom:adopted: ["12e4"]\n  mailroom:hosts'),
+    ],
+)  # fmt: skip
+def test_a_value_is_written_where_it_belongs_and_comments_stay(
+    path: tuple[str | int, ...], value: object, before: str, after: str
+) -> None:
+    assert with_value(DOMAINS, path, value) == DOMAINS.replace(before, after, 1)
+
+
+def test_a_list_in_brackets_may_get_shorter_and_one_in_lines_is_left_to_a_person() -> None:
+    text = with_value(DOMAINS, ("mailroom:adopted",), [Quoted("1"), Quoted("2")])
+    assert text is not None
+    assert with_value(text, ("mailroom:adopted",), []) == text.replace('["1", "2"]', "[]")
+    assert with_value(DOMAINS, ("mailroom:domains", 1, "spf", "includes"), []) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "config:\n  mailroom:domains:\n  - &a {name: x.test, spf: &s {all: x}}\n  - {name: y.test, spf: *s}\n",
+        "config:\n  mailroom:domains:\n  - {name: x.test, spf: a text}\n",
+        "config:\n  mailroom:domains: []\n",
+        "config:\n",
+    ],
+    ids=["shared", "of another kind", "without the domain", "empty"],
+)
+def test_where_more_would_change_nothing_is_written(text: str, tmp_path: Path) -> None:
+    assert with_value(text, (*SPF, "all"), "-all") is None
+    path = tmp_path / "Pulumi.prod.yaml"
+    path.write_text(text)
+    with pytest.raises(
+        Problems, match=r"mailroom:domains\[0\].spf.all: .*\n(.*\n)*.*fix: write it yourself: all: -all"
+    ):
+        StackFile.read(path).with_values([((*SPF, "all"), "-all")])
+    assert path.read_text() == text
+
+
+def test_a_file_is_replaced_as_a_whole_and_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.prod.yaml"
+    path.write_text(DOMAINS)
+    path.chmod(0o640)
+    file, inode = StackFile.read(path), path.stat().st_ino
+    file.write(file.with_values([((*SPF, "adopt"), True), (("mailroom:adopted",), ["a"])]))
+    assert "adopt: true" in path.read_text()
+    assert (path.stat().st_mode & 0o777, path.stat().st_ino != inode) == (0o640, True)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -1,0 +1,260 @@
+"""Takes records that stand at a stack's names into its state, and the SPF of others into its settings; DNS stays.
+
+What the program declares, and below which parents, is asked of the program itself by a preview.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from components.settings import Settings
+from operations import recovery, stack_file, stacks
+from operations.cloudflare import Zone
+from standards import adoption, dkim, names, ownership
+from standards.finding import Finding, Problems, error_about
+from standards.records import wanted_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from rich.console import Console
+
+    from standards.adoption import Judgement
+
+STYLES = {"keep": "dim", "merge": "yellow", "import": "cyan", "conflict": "bold red"}
+DOMAINS, ADOPTED = "mailroom:domains", "mailroom:adopted"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a look at the zones gave: every record at our names, and what the settings have to say afterwards."""
+
+    stack: str
+    judged: tuple[Judgement, ...]
+    zones: Mapping[str, str]  # by the record's id
+    spf: Mapping[str, Mapping[str, Any]]  # by domain
+    adopted: tuple[str, ...]  # ids, as the settings shall name them
+    settings_differ: bool
+
+    @property
+    def imports(self) -> dict[str, str]:
+        """Import ids by logical name."""
+        return {one.key: f"{self.zones[one.id]}/{one.id}" for one in self.judged if one.is_imported and one.key}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is to be imported or written."""
+        return self.settings_differ or bool(self.imports)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        records = [
+            {
+                **{name: one.record.get(name) for name in ("id", "type", "name", "content", "ttl", "priority")},
+                **{name: value for name, value in asdict(one).items() if name != "record"},
+            }
+            for one in self.judged
+        ]
+        return {"stack": self.stack, "records": records, "spf": dict(self.spf), "adopted": list(self.adopted)}
+
+    def findings(self) -> list[Finding]:
+        """Conflicts are errors, and what waits for a yes is a warning."""
+        found = [_conflict(one, self.stack) for one in self.judged if one.verdict == "conflict"]
+        return [*found, _waiting(self.stack)] if self.has_work else found
+
+
+def look(stack: str, take: Collection[str] = ()) -> Plan:
+    """Read settings, state and zones, and judge. Raises `Problems`; changes nothing."""
+    settings = stacks.settings(stack)
+    public = {
+        record.dkim: dkim.public_half(key.get_secret_value())[1]
+        for record in wanted_records(settings)
+        if record.dkim and (key := settings.dkim_keys.get(record.name))
+    }
+    wanted = wanted_records(settings, public)
+    known = {
+        str(item["urn"]).rpartition("::")[2]: (str(item["inputs"]["zoneId"]), str(item["id"]))
+        for item in recovery.state(stack).get("resources") or []
+        if item["type"] == recovery.DNS_RECORD and not item.get("delete") and item.get("id")
+    }
+    judged: list[Judgement] = []
+    zones: dict[str, str] = {}
+    spf: dict[str, dict[str, Any]] = {}
+    for zone_id in dict.fromkeys(record.zone_id for record in wanted):
+        api = settings.cloudflare
+        zone = Zone(api.api_token.get_secret_value(), zone_id, api.base_url)
+        ours = [record for record in wanted if record.zone_id == zone_id]
+        claims = ownership.claims(settings, wanted, zone_id)
+        ids = {key: identifier for key, (where, identifier) in known.items() if where == zone_id}
+        here = adoption.judge(zone.records(), ours, claims, stack, ids, take)
+        judged += here
+        zones |= {one.id: zone_id for one in here}
+        spf |= adoption.spf_settings(here, claims)
+    if strangers := sorted(set(take) - set(zones)):
+        raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
+    adopted = tuple(sorted(adoption.adopted(judged, stack)))
+    differ = bool(spf) or adopted != tuple(sorted(settings.adopted))
+    return Plan(stack, tuple(judged), zones, spf, adopted, differ)
+
+
+def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
+    """Import first, then write the settings: a run in between stops at the gate. Raises `Problems`."""
+    text, file = _settings_text(plan)
+    if plan.imports:
+        say(f"asking the program where {len(plan.imports)} records belong")
+        with tempfile.TemporaryDirectory(prefix="mailroom-adopt-") as folder:
+            path = Path(folder) / "import.json"
+            _pulumi(plan.stack, "preview", "--import-file", str(path))
+            path.write_text(json.dumps(import_file(json.loads(path.read_text("utf-8")), plan.imports)), "utf-8")
+            say("importing them into the state")
+            flags = ("--yes", "--skip-preview", "--protect=false", "--generate-code=false")
+            _pulumi(plan.stack, "import", "--file", str(path), *flags)
+    if plan.settings_differ:
+        file.write(text)
+        say(f"{file.path.name} is written")
+
+
+def import_file(declared: Mapping[str, Any], imports: Mapping[str, str]) -> dict[str, Any]:
+    """Of all that a preview would create, the records to import with their ids, and the components around them."""
+    resources = {str(item["name"]): item for item in declared.get("resources") or []}
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, item in resources.items():
+        identifier = imports.get(str(item.get("logicalName") or name))
+        if item["type"] == recovery.DNS_RECORD and identifier:
+            around = list(_around(item, resources))
+            chosen |= {parent: resources[parent] for parent in reversed(around)}
+            chosen[name] = {**item, "id": identifier}
+    found = {str(item.get("logicalName") or name) for name, item in chosen.items()}
+    if lost := sorted(set(imports) - found):
+        raise Problems("nothing was imported", [_not_declared(key) for key in lost])
+    return {"nameTable": declared.get("nameTable") or {}, "resources": list(chosen.values())}
+
+
+def _around(item: Mapping[str, Any], resources: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The names of a resource's parents that the same run would create, from the inside."""
+    while (parent := item.get("parent")) in resources:
+        yield str(parent)
+        item = resources[str(parent)]
+
+
+def _settings_text(plan: Plan) -> tuple[str, stack_file.StackFile]:
+    """The stack's file as it shall be, judged as `up` judges it. Raises `Problems`."""
+    file, config = stack_file.of_stack(plan.stack, stacks.CHECKOUT), stacks.config(plan.stack)
+    changes: list[tuple[tuple[str | int, ...], Any]] = []
+    for name, wanted in plan.spf.items():
+        place = next(place for place, entry in enumerate(config[DOMAINS]) if names.fqdn(entry["name"]) == name)
+        have = config[DOMAINS][place].get("spf") or {}
+        merged = {key: _more(have.get(key), value) for key, value in wanted.items()}
+        config[DOMAINS][place]["spf"] = have | merged
+        changes += [
+            ((DOMAINS, place, "spf", key), stack_file.Quoted(value) if isinstance(value, str) else value)
+            for key, value in merged.items()
+            if value != have.get(key)
+        ]
+    if list(plan.adopted) != config.get(ADOPTED, []):
+        config[ADOPTED] = list(plan.adopted)
+        changes.append(((ADOPTED,), [stack_file.Quoted(identifier) for identifier in plan.adopted]))
+    Settings.load(config.get, plan.stack, config)
+    return file.with_values(changes), file
+
+
+def _more(have: Any, wanted: Any) -> Any:
+    """A list with what it lacks at its end; anything else is what is wanted."""
+    if not isinstance(wanted, list):
+        return wanted
+    kept = list(have or [])
+    return [*kept, *(item for item in wanted if item not in kept)]
+
+
+def show(console: Console, plan: Plan) -> None:
+    """A table of the records, then what changes in each, and in the settings."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("verdict", "type", "name", "content", "id"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in {"verdict", "type", "id"})
+    for one in plan.judged:
+        shown = [str(one.record.get(field) or "") for field in ("type", "name", "content")]
+        table.add_row(Text(one.verdict, STYLES[one.verdict]), *map(Text, shown), Text(one.id))
+    console.print(table if plan.judged else f"nothing stands at the names of stack {plan.stack}")
+    for one in plan.judged:
+        if one.verdict in {"merge", "import"} or (one.known and one.changes):
+            said = f"{one.verdict} {one.record['type']} {one.record['name']}: {one.reason}"
+            console.print(Text(said), soft_wrap=True)
+            for change in one.changes:
+                console.print(Text(f"  the next run changes {change}"), soft_wrap=True)
+    for name, wanted in plan.spf.items():
+        said = ", ".join(f"{key}: {json.dumps(value)}" for key, value in wanted.items())
+        console.print(Text(f"settings of {name}: spf: {{{said}}}"), soft_wrap=True)
+    if plan.settings_differ:
+        console.print(Text(f"settings: {ADOPTED}: [{', '.join(plan.adopted)}]"), soft_wrap=True)
+
+
+def told(plan: Plan) -> str:
+    """What was done, and what comes next."""
+    return f"taken over; DNS is as it was. `pulumi preview -s {plan.stack}` shows what the next run changes"
+
+
+def _pulumi(stack: str, *arguments: str) -> None:
+    done = recovery.pulumi(stack, *arguments, "--color=never", capture=True)
+    if done.returncode:
+        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "error:" in line]
+        finding = error_about(
+            f"stack {stack}",
+            "adopt.refused",
+            expected=f"`pulumi {arguments[0]}` to succeed",
+            found=said[0].partition("error:")[2].strip() if said else f"it ended with status {done.returncode}",
+            why="the state and the program alone say where a record belongs",
+            fix=f"`pulumi preview -s {stack}` shows what is wrong; then run this again",
+        )
+        raise Problems("DNS and settings are as they were", [finding])
+
+
+def _conflict(one: Judgement, stack: str) -> Finding:
+    return error_about(
+        str(one.record["name"]),
+        "adopt.conflict",
+        expected=f"no other record of its kind beside those of stack {stack}",
+        found=f"{ownership.described(one.record)}: {one.reason}",
+        why="`pulumi up` stops before it writes anything",
+        fix=one.fix,
+    )
+
+
+def _waiting(stack: str) -> Finding:
+    return Finding(
+        severity="warning",
+        id="adopt.waiting",
+        subject=f"stack {stack}",
+        expected="every record of ours in the state",
+        found="records and settings above are not taken over yet",
+        why="`pulumi up` would stop at them, or the API would refuse a second record",
+        fix=f"`scripts/adopt.py --stack {stack} --yes` takes them over; DNS stays as it is until `pulumi up`",
+    )
+
+
+def _no_such_record(identifier: str, stack: str) -> Finding:
+    return error_about(
+        f"--take {identifier}",
+        "adopt.no-such-record",
+        expected="the id of a record at one of our names",
+        found="there is none",
+        why="only what was shown as a conflict can be taken",
+        fix=f"`scripts/adopt.py --stack {stack}` shows the ids",
+    )
+
+
+def _not_declared(key: str) -> Finding:
+    return error_about(
+        key,
+        "adopt.not-declared",
+        expected="a record that the program would create",
+        found="the preview creates no such record",
+        why="the state has another record under this name, which a run has to replace first",
+        fix="`pulumi refresh`, then run this again",
+    )

@@ -1,0 +1,220 @@
+"""Taking records over: what is asked of the engine, what is written, and that nothing is where it should not be."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from operations import adoption, recovery, stacks
+from scripts import adopt
+from standards.finding import Problems
+from standards.records import wanted_records
+from tests.unit.standards.example_stack import CONFIG, ZONE, load
+
+APEX, HOST = "example.com", "smtp.example.com"
+MAIL = "mailroom:index:MailDns"
+
+
+def identifier(number: int) -> str:
+    return f"{number:032x}"
+
+
+def record(number: int, kind: str, name: str, content: str, **more: Any) -> dict[str, Any]:
+    made = {"id": identifier(number), "type": kind, "name": name, "content": content, "ttl": 300, "comment": None}
+    return made | more
+
+
+SPF = record(1, "TXT", APEX, '"v=spf1 include:_spf.google.com -all"')
+ADDRESS = record(2, "A", HOST, "192.0.2.10")
+LOST = record(3, "TXT", f"_spf.{APEX}", '"v=spf1 ip4:192.0.2.10 -all"', comment="why mailroom:prod")
+FOREIGN_MX = record(4, "MX", APEX, "mx.example.net", priority=10)
+VERIFIED = record(5, "TXT", APEX, '"abc=1"')
+
+
+class World:
+    """A zone, a state, a stack file, and an engine that imports what it is told."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.zone: list[dict[str, Any]] = [SPF, ADDRESS, LOST, FOREIGN_MX, VERIFIED]
+        self.resources: list[dict[str, Any]] = []
+        self.file = checkout / "Pulumi.prod.yaml"
+        self.file.write_text("# mine\n" + yaml.safe_dump({"config": copy.deepcopy(CONFIG)}))
+        self.calls: list[str] = []
+        self.imported: dict[str, Any] = {}
+        self.refusal = ""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(yaml.safe_load(self.file.read_text())["config"])
+
+    def pulumi(self, stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+        assert (stack, capture) == ("prod", True)
+        self.calls.append(arguments[0])
+        if arguments[0] == self.refusal:
+            return subprocess.CompletedProcess([], 1, "  error: a reason\n", "")
+        if arguments[:2] == ("preview", "--import-file"):
+            Path(arguments[2]).write_text(json.dumps(self.declared()))
+        if arguments[0] == "import":
+            assert {"--yes", "--protect=false", "--skip-preview"} <= set(arguments)
+            self.imported = json.loads(Path(arguments[2]).read_text())
+            self.resources += [
+                {"type": recovery.DNS_RECORD, "id": item["id"].partition("/")[2], "inputs": {"zoneId": ZONE},
+                 "urn": f"urn:pulumi:prod::mailroom::x::{item.get('logicalName') or item['name']}"}
+                for item in self.imported["resources"] if "id" in item
+            ]  # fmt: skip
+        return subprocess.CompletedProcess([], 0, json.dumps({"deployment": {"resources": self.resources}}), "")
+
+    def declared(self) -> dict[str, Any]:
+        """As `pulumi preview --import-file` writes it: a name that two resources share gets a suffix."""
+        known = {item["urn"].rpartition("::")[2] for item in self.resources}
+        keys = [one.key for one in wanted_records(load()) if one.key not in known]
+        return {
+            "nameTable": {"mailroom": "urn:pulumi:prod::mailroom::mailroom:index:MailServer::mailroom"},
+            "resources": [
+                {"type": "mailroom:index:Other", "name": "other", "component": True, "parent": "mailroom"},
+                {"type": MAIL, "name": f"{APEX}/dns", "component": True, "parent": "mailroom"},
+                {"type": "x:index:Users", "name": f"{APEX}/spfUsers", "logicalName": f"{APEX}/spf", "id": "-"},
+                *({"type": recovery.DNS_RECORD, "name": f"{key}DnsRecord", "logicalName": key, "id": "-",
+                   "parent": f"{APEX}/dns", "version": "6.23.1"} for key in keys),
+            ],
+        }  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(tmp_path)
+
+    class Zone:
+        def __init__(self, *arguments: Any) -> None:
+            assert arguments == ("a" * 40, ZONE, None)
+
+        def records(self) -> list[dict[str, Any]]:
+            return made.zone
+
+    monkeypatch.setattr(adoption, "Zone", Zone)
+    monkeypatch.setattr(recovery, "pulumi", made.pulumi)
+    monkeypatch.setattr(stacks, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(stacks, "config", lambda _: made.config)
+    monkeypatch.setattr(stacks, "settings", lambda stack: load(lambda values: values.update(made.config), stack))
+    return made
+
+
+def test_a_look_changes_nothing(world: World) -> None:
+    before = world.file.read_bytes()
+    plan = adoption.look("prod")
+    assert (world.calls, world.file.read_bytes()) == (["stack"], before)
+    assert plan.imports == {
+        f"{APEX}/spf": f"{ZONE}/{identifier(1)}",
+        f"{HOST}/a": f"{ZONE}/{identifier(2)}",
+        f"{APEX}/spf-hosts": f"{ZONE}/{identifier(3)}",
+    }
+    assert [(finding.severity, finding.id) for finding in plan.findings()] == [
+        ("error", "adopt.conflict"),
+        ("warning", "adopt.waiting"),
+    ]
+
+
+def test_what_is_taken_over_is_in_the_state_below_its_parents_and_in_the_settings_and_a_second_look_finds_it_done(
+    world: World,
+) -> None:
+    adoption.carry_out(adoption.look("prod"))
+    items = world.imported["resources"]
+    assert [item["name"] for item in items] == [
+        f"{APEX}/dns", *(f"{key}DnsRecord" for key in (f"{HOST}/a", f"{APEX}/spf-hosts", f"{APEX}/spf"))
+    ]  # fmt: skip
+    assert {item["parent"] for item in items[1:]} == {f"{APEX}/dns"}
+    assert items[0]["parent"] in world.imported["nameTable"]
+    assert "id" not in items[0]
+    assert world.config["mailroom:domains"][0]["spf"] == {"includes": ["_spf.google.com"], "all": "-all"}
+    assert world.config["mailroom:adopted"] == [identifier(1), identifier(2)]  # what a run made has its mark
+    assert world.file.read_text().startswith("# mine\n")
+    again = adoption.look("prod")
+    assert (again.has_work, again.imports) == (False, {})
+
+
+def test_a_record_that_a_run_has_made_ours_since_is_taken_out_of_the_settings(world: World) -> None:
+    adoption.carry_out(adoption.look("prod"))
+    world.zone = [{**one, "comment": "why mailroom:prod"} if one is ADDRESS else one for one in world.zone]
+    world.calls.clear()
+    adoption.carry_out(adoption.look("prod"))
+    assert world.config["mailroom:adopted"] == [identifier(1)]
+    assert world.calls == ["stack"]  # nothing to import
+
+
+def test_an_mx_that_is_taken_becomes_ours(world: World) -> None:
+    plan = adoption.look("prod", [identifier(4)])
+    assert plan.imports[f"{APEX}/mx/{HOST}"] == f"{ZONE}/{identifier(4)}"
+    assert identifier(4) in plan.adopted
+
+
+def test_an_id_that_is_not_there_is_told_before_anything_is_done(world: World) -> None:
+    with pytest.raises(Problems, match="--take zzz"):
+        adoption.look("prod", ["zzz"])
+    assert "import" not in world.calls
+
+
+@pytest.mark.parametrize("command", ["preview", "import"])
+def test_the_settings_stay_when_the_engine_refuses(world: World, command: str) -> None:
+    before, world.refusal = world.file.read_bytes(), command
+    with pytest.raises(Problems, match="a reason"):
+        adoption.carry_out(adoption.look("prod"))
+    assert world.file.read_bytes() == before
+
+
+def test_nothing_is_imported_where_the_settings_could_not_hold_what_is_merged(world: World) -> None:
+    many = " ".join(f"include:s{number}.example.net" for number in range(12))
+    world.zone = [record(1, "TXT", APEX, f'"v=spf1 {many} ~all"')]
+    with pytest.raises(Problems, match="terms that cost a DNS query|look-ups"):
+        adoption.carry_out(adoption.look("prod"))
+    assert "import" not in world.calls
+
+
+def test_a_name_that_the_program_does_not_create_is_told() -> None:
+    with pytest.raises(Problems, match="example.com/spf: the preview creates no such record"):
+        adoption.import_file({"resources": []}, {"example.com/spf": "z/1"})
+
+
+def test_every_record_is_shown_with_its_verdict_and_the_whole_id(world: World) -> None:
+    console = Console(width=100, record=True)
+    adoption.show(console, adoption.look("prod"))
+    text = console.export_text()
+    for verdict, one in zip(("merge", "import", "import", "conflict", "keep"), world.zone, strict=True):
+        assert any(verdict in line and one["id"] in line for line in text.splitlines()), text
+    assert "the next run changes content" in text
+    assert 'settings of example.com: spf: {includes: ["_spf.google.com"], all: "-all"}' in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "zone", "status", "imports"),
+    [
+        ([], [VERIFIED], 0, False),
+        ([], [SPF], 1, False),
+        (["--yes"], [SPF, ADDRESS], 0, True),
+        (["--yes"], [SPF, FOREIGN_MX], 2, True),
+        (["--yes", "--take", identifier(4)], [FOREIGN_MX], 0, True),
+        ([], [FOREIGN_MX], 2, False),
+    ],
+)
+def test_the_exit_status_says_what_is_left_to_do(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    zone: list[dict[str, Any]],
+    status: int,
+    *,
+    imports: bool,
+) -> None:
+    world.zone = zone
+    monkeypatch.setattr("sys.argv", ["adopt.py", "--stack", "prod", "--json", *arguments])
+    assert adopt.main() == status
+    said = json.loads(capsys.readouterr().out)
+    assert [one["id"] for one in said["records"]] == [one["id"] for one in zone]
+    assert ("import" in world.calls) == imports
