@@ -99,9 +99,8 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
         spf |= adoption.spf_settings(here, claims)
     if strangers := sorted(set(take) - set(zones)):
         raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
-    adopted = tuple(sorted(adoption.adopted(judged, stack)))
-    differ = bool(spf) or adopted != tuple(sorted(settings.adopted))
-    return Plan(stack, tuple(judged), zones, spf, adopted, differ)
+    adopted = tuple(dict.fromkeys([*settings.adopted, *adoption.adopted(judged, stack)]))
+    return Plan(stack, tuple(judged), zones, spf, adopted, bool(spf) or adopted != settings.adopted)
 
 
 def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:

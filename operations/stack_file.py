@@ -189,7 +189,7 @@ def flow(value: Any) -> str:
 def with_value(text: str, path: Sequence[str | int], value: Any) -> str | None:
     """The file's text with `value` at `path` below `config`; None when it cannot be done without changing more.
 
-    A list that only grows keeps its items as they stand. As with a key, the result is parsed again and compared.
+    A list may only grow: its items stay as they stand. As with a key, the result is parsed again and compared.
     """
     node, rest = _deepest(yaml.compose(text, Loader=yaml.SafeLoader), ["config", *path])
     if node is None:
@@ -231,21 +231,22 @@ def _replaced(text: str, node: yaml.Node, value: Any) -> str | None:
     start, end = node.start_mark.index, node.end_mark.index
     if isinstance(node, yaml.SequenceNode):
         old = yaml.safe_load(text[start:end]) if node.flow_style else [item.value for item in node.value]
-        if not isinstance(value, list) or not (node.flow_style or value[: len(old)] == old):
-            return None
-        more = value[len(old) :] if value[: len(old)] == old else None
-        if node.flow_style:
-            if more is None or not old:
-                return text[:start] + flow(value) + text[end:]
-            return text[: end - 1] + "".join(f", {flow(item)}" for item in more) + text[end - 1 :]
-        last = node.value[-1].end_mark.index
-        line_end = text.find("\n", last) if "\n" in text[last:] else len(text)
-        indent = " " * node.start_mark.column
-        return text[:line_end] + "".join(f"\n{indent}- {flow(item)}" for item in more or ()) + text[line_end:]
+        return _longer(text, node, value[len(old) :]) if value[: len(old)] == old else None
     if not isinstance(node, yaml.ScalarNode):
         return None
     space = "" if text[start - 1 : start].isspace() else " "  # a key without any value
     return text[:start] + space + flow(value) + ("\n" if text[start:end].endswith("\n") else "") + text[end:]
+
+
+def _longer(text: str, node: yaml.SequenceNode, more: Sequence[Any]) -> str:
+    """A list with more items at its end, in brackets or below each other as it is."""
+    if node.flow_style:
+        items, place = ", ".join(map(flow, more)), node.end_mark.index - 1
+        return f"{text[:place]}{', ' if node.value and items else ''}{items}{text[place:]}"
+    line_end = text.find("\n", node.value[-1].end_mark.index)
+    place = len(text) if line_end < 0 else line_end
+    indent = " " * node.start_mark.column
+    return text[:place] + "".join(f"\n{indent}- {flow(item)}" for item in more) + text[place:]
 
 
 def _inserted(text: str, node: yaml.Node, rest: Sequence[str | int], value: Any) -> str | None:

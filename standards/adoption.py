@@ -74,18 +74,18 @@ def judge(
     return judged
 
 
-def spf_settings(judged: Iterable[Judgement], claims: Iterable[Claim]) -> dict[str, dict[str, Any]]:
+def spf_settings(judged: Sequence[Judgement], claims: Iterable[Claim]) -> dict[str, dict[str, Any]]:
     """By domain what its `spf` has to say so that nothing of the records to merge is lost."""
-    merging: dict[str, list[Judgement]] = {}
-    for one in judged:
-        if one.verdict == "merge":
-            merging.setdefault(_canonical(str(one.record["name"])), []).append(one)
     found = {}
     for claim in claims:
-        if ours := merging.get(claim["name"]):
-            found[claim["name"]] = ownership.merged_spf([one.record for one in ours], claim)
-            if any(one.key is None for one in ours):
-                found[claim["name"]]["adopt"] = True  # the run removes the second one
+        here = [
+            one for one in judged if one.verdict == "merge" and _canonical(str(one.record["name"])) == claim["name"]
+        ]
+        has_second = any(one.key is None for one in here)
+        if any(ownership.missing_spf(one.record, claim) for one in here) or (has_second and not claim["adopt"]):
+            found[claim["name"]] = ownership.merged_spf([one.record for one in here], claim)
+            if has_second:
+                found[claim["name"]]["adopt"] = True  # lets the run remove it
     return found
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import ssl
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,12 +29,14 @@ TLS: Final = Path("/etc/mailroom-lab/tls")
 
 @dataclass(frozen=True)
 class Mailbox:
-    """The handler of one mail exchanger: accepts any address of its domain and of those whose MX it is."""
+    """The handler of one mail exchanger: accepts any address of its domain and of those whose MX it is, or was."""
 
     host: str
     domain: str
     folder: Path
     lookup: Lookup
+    hosted: set[str] = field(default_factory=set)
+    """Domains it took mail for: a server does not drop its mailboxes because an MX record leads elsewhere now."""
 
     async def handle_RCPT(  # noqa: N802  (aiosmtpd's name)
         self, _server: SMTP, _session: Session, envelope: SmtpEnvelope, address: str, options: list[str]
@@ -68,11 +70,15 @@ class Mailbox:
         return "250 2.0.0 OK"
 
     def _is_hosted(self, domain: str) -> bool:
+        if domain in self.hosted:
+            return True
         try:
             exchangers = self.lookup(domain, "MX")
         except Unanswered:
             return False
-        return any(each.exchange.to_text(omit_final_dot=True).lower() == self.host for each in exchangers)
+        if any(each.exchange.to_text(omit_final_dot=True).lower() == self.host for each in exchangers):
+            self.hosted.add(domain)
+        return domain in self.hosted
 
     def _keep(self, message: bytes, verdict: dict[str, Any]) -> None:
         """The verdict appears last and complete: whoever sees it finds the message."""

@@ -1,27 +1,35 @@
-"""Domains and DKIM keys come, change and go by settings while the others' mail goes on: one stack, three runs."""
+"""Domains and DKIM keys come, change, move in and go while the others' mail goes on: one stack, three runs."""
 
 from __future__ import annotations
 
 import json
+import re
 import smtplib
 import socket
 import ssl
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import datetime
+from email.utils import formatdate
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from lab.folders import CHECKOUT
 from lab.internet.client import edit_zone
-from lab.internet.names import COLLEAGUES_MX, zone_id
+from lab.internet.names import COLLEAGUES_MX, COLLEAGUES_OCTET, zone_id
+from lab.internet.outside import Domain, Mail, deliver
+from lab.shell import wait_until
 from operations import dns as outside
+from operations import recovery
 from standards import dkim
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, INSTALLED, Stack, Watch
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 
 SECOND, RENAMED, TEAM = "second.test", "post.second.test", "team.second.test"
 ALICE = f"alice@{DOMAIN}"
+MOVING = (CHECKOUT / "docs/moving.md").read_text(encoding="utf-8")
 PASSWORD = "CANARY-password-of-all"
 LAG_SECONDS = 2.0
 PEM, PKCS1 = Encoding.PEM, PrivateFormat.TraditionalOpenSSL  # as opendkim-genkey writes it
@@ -49,6 +58,8 @@ def first(*stages: tuple[str, str]) -> dict[str, Any]:
 
 TEAM_MX = {"type": "MX", "name": TEAM, "content": COLLEAGUES_MX, "priority": 10, "ttl": 300}
 OTHERS_SPF = {"type": "TXT", "name": SECOND, "content": '"v=spf1 ip4:192.0.2.77 -all"', "ttl": 300}
+TEAM_SPF = {"type": "TXT", "name": TEAM, "content": f'"v=spf1 a:{COLLEAGUES_MX} -all"', "ttl": 300}
+TEAM_KEY = {"type": "TXT", "name": dkim.record_name("old", TEAM), "content": '"v=DKIM1; p=b2xk"', "ttl": 300}
 TEAM_DOMAIN = {"name": TEAM, "zoneId": zone_id(SECOND), "mail": "external", "mx": [COLLEAGUES_MX]}
 
 
@@ -71,12 +82,56 @@ class Knocking(Watch):
         self._answered = now
 
 
+class Senders(Watch):
+    """Write to a moving address: every other one asks for the MX each time, the rest remember the old host.
+
+    What is refused for now is tried again, as mail servers do; `bounced` are those refused for good.
+    """
+
+    def __init__(self, story: Story, to: str, domain: Domain) -> None:
+        super().__init__(pause=0.2)
+        self.story, self.to, self.domain = story, to, domain
+        plan = story.stack.lab.plan
+        self.hosts = {COLLEAGUES_MX: plan.address(COLLEAGUES_OCTET).ipv4, HOST: story.stack.vps.ipv4}
+        self.sent, self.waiting, self.bounced = dict[str, str](), list[int](), list[str]()
+        self._numbers = count()
+
+    def look(self) -> None:
+        number = self.waiting.pop(0) if len(self.waiting) > 3 else next(self._numbers)
+        self.send(number)
+
+    def send(self, number: int) -> None:
+        """One message to the host that its sender knows."""
+        answers = self.story.everywhere(self.to.partition("@")[2], "MX") if number % 2 else {(f"10 {COLLEAGUES_MX}",)}
+        host, subject = "".join(min(answers)).partition(" ")[2], f"moving {number}"
+        if host not in self.hosts:
+            self.bounced.append(f"{subject}: MX {answers}")
+            return
+        try:
+            (reply,) = deliver(self.hosts[host], [self._mail(subject)])
+        except (OSError, EOFError):
+            reply = "4"
+        if reply.startswith("250"):
+            self.sent[subject] = host
+        elif reply.startswith("5"):
+            self.bounced.append(f"{subject} at {host}: {reply}")
+        else:
+            self.waiting.append(number)
+
+    def _mail(self, subject: str) -> Mail:
+        author = f"friend@{self.domain.name}"
+        lines = [f"From: {author}", f"To: {self.to}", f"Subject: {subject}", f"Message-ID: <{subject[7:]}@{TEAM}>"]
+        data = "\r\n".join([*lines, f"Date: {formatdate()}", "MIME-Version: 1.0", "", "Hello", ""]).encode()
+        return Mail(mail_from=author, rcpt_to=self.to, data=self.domain.sign(data))
+
+
 class Story:
     """The stack and what its runs did to who was already there."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.gaps, self.restarts = -1, -1
+        self.domains: list[dict[str, Any]] = []
 
     def run(self, *domains: dict[str, Any], passwords: tuple[str, ...]) -> None:
         """Converge to these domains while somebody knocks."""
@@ -87,6 +142,29 @@ class Story:
             self.stack.converge()
         assert knocking.answers
         self.gaps, self.restarts = knocking.gaps, self._starts() - before
+
+    def adopt(self, *domains: dict[str, Any], passwords: tuple[str, ...], take: str = "") -> Adopted:
+        """`scripts/adopt.py`, as docs/moving.md has it, before the run: what it said, and the settings afterwards."""
+        self.stack.settings["mailroom:domains"] = list(domains)
+        self.stack.settings["mailroom:passwords"] = dict.fromkeys(passwords, PASSWORD)
+        self.stack.write()
+        before = [edit_zone(self.stack.lab.plan, "GET", zone, "?per_page=1000") for zone in (DOMAIN, SECOND)]
+        written = re.findall(r"^ *(scripts/adopt.py .*--yes.*)$", MOVING, re.MULTILINE)
+        line = next(line for line in written if ("--take" in line) == bool(take))
+        command = [sys.executable, *line.replace("prod", self.stack.name).replace("ID", take).split(), "--json"]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120)
+        after = [edit_zone(self.stack.lab.plan, "GET", zone, "?per_page=1000") for zone in (DOMAIN, SECOND)]
+        assert after == before
+        assert done.returncode == 0, done.stdout + done.stderr
+        config = yaml.safe_load(self.stack.file.read_text())["config"]
+        self.stack.settings["mailroom:adopted"] = config["mailroom:adopted"]
+        return Adopted(json.loads(done.stdout)["records"], config["mailroom:domains"], config["mailroom:adopted"])
+
+    def planned(self) -> dict[str, str]:
+        """What a preview would do to each record, by logical name."""
+        done = self.stack.run("preview", "--json")
+        steps = json.loads(done.stdout[: done.stdout.rindex("}") + 1])["steps"]
+        return {step["urn"].rpartition("::")[2]: step["op"] for step in steps if "DnsRecord::" in step["urn"]}
 
     def _starts(self) -> int:
         return int(self.stack.vps.ssh("journalctl -u chasquid -o cat | grep -c '^Started '").stdout)
@@ -123,6 +201,15 @@ class Story:
         )
 
 
+@dataclass(frozen=True)
+class Adopted:
+    """What `scripts/adopt.py` left: records with their verdicts, and settings."""
+
+    records: list[dict[str, Any]]
+    domains: list[dict[str, Any]]
+    ids: list[str]
+
+
 def gmail(stack: Stack) -> tuple[int, dict[str, Any]]:
     """`scripts/send_test.py --as gmail`: exit code and report."""
     command = [sys.executable, "-m", "scripts.send_test", "--stack", stack.name, "--as", "gmail", "--json"]
@@ -137,12 +224,13 @@ def story(lab: Lab) -> Iterator[Story]:
     vps = lab.fresh_vps(octet=83, installed=INSTALLED)
     stack = Stack(lab, vps, domains=[first(("m1", "active"), ("m2", "published"))], passwords={ALICE: PASSWORD},
                   dkimKeys={dkim.record_name("m2", DOMAIN): READY})  # fmt: skip
-    foreign = edit_zone(lab.plan, "POST", SECOND, body=TEAM_MX)
+    for record in (TEAM_MX, TEAM_SPF, TEAM_KEY):
+        edit_zone(lab.plan, "POST", SECOND, body=record)
     stack.converge()
     yield Story(stack)
     forget(stack)
     for record in edit_zone(lab.plan, "GET", SECOND, "?per_page=1000"):
-        if "mailroom:" in (record["comment"] or "") or record["id"] == foreign["id"] or record["name"] == SECOND:
+        if "mailroom:" in (record["comment"] or "") or record["name"] == SECOND or record["name"].endswith(TEAM):
             edit_zone(lab.plan, "DELETE", SECOND, f"/{record['id']}")
     lab.remove_vps(vps)
 
@@ -181,16 +269,42 @@ def test_gmail_names_the_field_that_is_wrong(story: Story) -> None:
     assert {name for name, state in fields.items() if state == "ok"} == {"SMTP server", "port", "secured connection"}
 
 
+SECOND_DOMAIN = domain(SECOND, "bob", spf={"mechanisms": ["ip4:192.0.2.77"], "adopt": True})
+BOTH = (ALICE, f"bob@{SECOND}")
+
+
+def test_records_of_others_and_one_that_the_state_lost_are_taken_over_and_dns_stays(story: Story) -> None:
+    urn = f"urn:pulumi:{story.stack.name}::mailroom::mailroom:index:MailServer$mailroom:index:MailDns$"
+    lost = story.stack.run("state", "delete", "--yes", f"{urn}{recovery.DNS_RECORD}::{DOMAIN}/dmarc")
+    assert lost.returncode == 0, lost.stdout
+    adopted = story.adopt(first(("m1", "retiring"), ("m2", "active")), SECOND_DOMAIN, TEAM_DOMAIN, passwords=BOTH)
+    story.domains = adopted.domains
+    assert adopted.domains[2]["spf"] == {"mechanisms": [f"a:{COLLEAGUES_MX}"], "all": "-all"}
+    (mx,) = edit_zone(story.stack.lab.plan, "GET", SECOND, f"?type=MX&name={TEAM}")
+    (text,) = edit_zone(story.stack.lab.plan, "GET", SECOND, f"?type=TXT&name={TEAM}")
+    assert adopted.ids == [text["id"]]  # the record that the state had lost has our mark
+    keys = {one["id"]: one["key"] for one in adopted.records}
+    assert (keys[text["id"]], keys[mx["id"]]) == (f"{TEAM}/spf", None)  # others still receive the domain's mail
+    assert {one["verdict"] for one in adopted.records} == {"keep"}
+    planned = story.planned()
+    assert planned[f"{TEAM}/spf"] == "update"
+    assert planned.get(f"{DOMAIN}/dmarc") != "create"
+
+
 def test_a_second_domain_and_the_second_key_come_in_one_run_with_one_restart(story: Story) -> None:
     edit_zone(story.stack.lab.plan, "POST", SECOND, body=OTHERS_SPF)
-    second = domain(SECOND, "bob", spf={"mechanisms": ["ip4:192.0.2.77"], "adopt": True})
     story.stack.lab.lag(LAG_SECONDS)
     try:
-        story.run(first(("m1", "retiring"), ("m2", "active")), second, TEAM_DOMAIN,
-                  passwords=(ALICE, f"bob@{SECOND}"))  # fmt: skip
+        story.run(*story.domains, passwords=BOTH)
     finally:
         story.stack.lab.lag(0)
     assert (story.restarts, story.gaps <= 1) == (1, True)
+
+
+def test_both_servers_of_a_domain_that_moves_may_send_for_it(story: Story) -> None:
+    assert story.everywhere(TEAM) == {(f"v=spf1 include:_spf.{TEAM} a:{COLLEAGUES_MX} -all",)}
+    assert story.key("old", TEAM) == "v=DKIM1; p=b2xk"
+    assert story.key("m1", TEAM).startswith("v=DKIM1; k=rsa; p=MII")
 
 
 def test_the_active_key_signs_and_the_retiring_one_can_still_be_checked(story: Story) -> None:
@@ -224,9 +338,39 @@ def test_another_domains_user_reaches_a_mailbox_elsewhere_at_its_own_mx(story: S
     assert (message["spf"], message["dmarc"]) == ("pass", "pass")
 
 
+def test_a_domain_moves_in_without_a_lost_message_while_another_is_renamed(story: Story) -> None:
+    plan = story.stack.lab.plan
+    (mx,) = edit_zone(plan, "GET", SECOND, f"?type=MX&name={TEAM}")
+    keys = {"mail": "forward", "aliases": {"carol": ["carol@receiver.test"]}}
+    moved = {key: value for key, value in story.domains[2].items() if key != "mx"} | keys
+    domains = (first(("m1", "revoked"), ("m2", "active")), domain(RENAMED, "bob", zone=SECOND), moved)
+    passwords = (ALICE, f"bob@{RENAMED}")
+    adopted = story.adopt(*domains, passwords=passwords, take=mx["id"])
+    assert mx["id"] in adopted.ids
+    friend = Domain(name="friend.test", servers=plan.uplink_machine)
+    friend.publish(story.stack.lab.dns)
+    with Senders(story, f"carol@{TEAM}", friend) as senders:
+        assert wait_until(lambda: len(senders.sent) > 1, timeout=20)
+        story.run(*adopted.domains, passwords=passwords)
+        before = len(senders.sent)
+        assert wait_until(lambda: len(senders.sent) > before + 3, timeout=20)
+    for number in senders.waiting[:]:
+        senders.send(number)
+    assert senders.bounced == []
+    assert set(senders.sent.values()) == {COLLEAGUES_MX, HOST}
+    boxes = {COLLEAGUES_MX: f"carol@{TEAM}", HOST: "carol@receiver.test"}
+
+    def lost() -> set[str]:
+        at = {message["subject"]: message["rcpt_to"] for message in story.stack.lab.messages()}
+        return {subject for subject, host in senders.sent.items() if at.get(subject) != [boxes[host]]}
+
+    assert wait_until(lambda: not lost(), timeout=30), lost()
+    friend.withdraw(story.stack.lab.dns)
+    (now,) = edit_zone(plan, "GET", SECOND, f"?type=MX&name={TEAM}")
+    assert (now["id"], now["content"]) == (mx["id"], HOST)  # changed in its place: never without an MX
+
+
 def test_a_renamed_domain_and_a_revoked_key_cost_the_others_one_restart(story: Story) -> None:
-    story.run(first(("m1", "revoked"), ("m2", "active")), domain(RENAMED, "bob", zone=SECOND),
-              passwords=(ALICE, f"bob@{RENAMED}"))  # fmt: skip
     assert (story.restarts, story.gaps <= 1) == (1, True)
 
 
@@ -238,9 +382,9 @@ def test_the_revoked_key_is_taken_back_and_the_active_one_signs_on(story: Story)
 def test_nothing_of_the_old_name_is_left(story: Story) -> None:
     assert story.everywhere(SECOND, "MX") == story.everywhere(SECOND) == {()}
     ours = edit_zone(story.stack.lab.plan, "GET", SECOND, "?per_page=1000")
-    assert {record["name"].partition(RENAMED)[1] for record in ours if "mailroom:" in (record["comment"] or "")} == {
-        RENAMED
-    }
+    marked = [record["name"] for record in ours if "mailroom:" in (record["comment"] or "")]
+    assert marked
+    assert [name for name in marked if not name.endswith((RENAMED, TEAM))] == []
     with smtplib.SMTP(story.stack.vps.ipv4, 25, "client.test", timeout=30) as client:
         client.ehlo()
         assert client.mail("")[0] == 250

@@ -162,6 +162,7 @@ def test_two_spf_records_become_one_and_nothing_that_they_allow_is_lost() -> Non
         APEX: {"mechanisms": ["ip4:192.0.2.77"], "includes": ["_spf.google.com"], "all": "-all", "adopt": True}
     }
     after = load(domain(spf=said[APEX]))
+    assert adoption.spf_settings(judged, ownership.claims(after, wanted_records(after), ZONE)) == {}
     (claim,) = (one for one in ownership.claims(after, wanted_records(after), ZONE) if one["name"] == APEX)
     assert [one["id"] for one in ownership.replaceable([one.record for one in judged], claim | {"adopted": ["1"]})] == [
         "2"
