@@ -191,7 +191,7 @@ def show(console: Console, plan: Plan) -> None:
         said = ", ".join(f"{key}: {json.dumps(value)}" for key, value in wanted.items())
         console.print(Text(f"settings of {name}: spf: {{{said}}}"), soft_wrap=True)
     if plan.settings_differ:
-        console.print(Text(f"settings: {ADOPTED}: [{', '.join(plan.adopted)}]"), soft_wrap=True)
+        console.print(Text(f"settings: {ADOPTED}: {json.dumps(plan.adopted)}"), soft_wrap=True)
 
 
 def told(plan: Plan) -> str:

@@ -41,6 +41,19 @@ def test_one_mailbox_takes_no_mail_and_every_other_does(tmp_path: Path, address:
     assert envelope.rcpt_tos == ([address] if code == "250" else [])
 
 
+def test_a_domain_whose_mx_it_was_keeps_its_mailboxes_when_the_mx_moves(tmp_path: Path) -> None:
+    answers = [dns.rdata.from_text("IN", "MX", f"10 {RECEIVER_MX}.")]
+    server = Mailbox(RECEIVER_MX, "receiver.test", tmp_path, lambda name, _: answers if name == "moved.test" else [])
+
+    def reply(address: str) -> str:
+        envelope = SimpleNamespace(rcpt_tos=[], rcpt_options=[])
+        return asyncio.run(server.handle_RCPT(None, None, envelope, address, []))[:3]  # type: ignore[arg-type]
+
+    assert (reply("a@moved.test"), reply("a@never.test")) == ("250", "550")
+    answers.clear()
+    assert (reply("b@moved.test"), reply("a@never.test")) == ("250", "550")
+
+
 def test_a_null_sender_is_judged_by_the_name_of_its_host(tmp_path: Path) -> None:
     """RFC 7208 section 2.4; aiosmtpd writes the null sender as <>."""
     envelope = SimpleNamespace(

@@ -69,3 +69,25 @@ def test_other_text_is_no_policy(text: str) -> None:
 )
 def test_a_review_names_what_receivers_stumble_over(text: str, found: list[str]) -> None:
     assert [finding.id for finding in dmarc.review(text, "_dmarc.example.com")] == found
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "weaker"),
+    [
+        ("p=none", "p=none", ""),
+        ("p=reject", "p=none", ""),
+        ("p=none", "p=reject", "p=none, not reject, sp=none, not reject, np=none, not reject"),
+        ("p=quarantine", "P=Reject; sp=none", "p=quarantine, not reject"),
+        ("p=reject", "p=reject; sp=reject", ""),
+        ("p=quarantine; sp=none", "p=quarantine", "sp=none, not quarantine, np=none, not quarantine"),
+        ("p=none; np=reject", "p=none; sp=quarantine", "sp=none, not quarantine"),
+        ("p=none", "p=strict", ""),
+        ("p=none", "rua=mailto:a@example.com", ""),
+    ],
+)
+def test_a_policy_is_weaker_where_receivers_are_asked_for_less(ours: str, theirs: str, weaker: str) -> None:
+    assert dmarc.weaker(f"v=DMARC1; {ours}", f"v=DMARC1; {theirs}") == weaker
+
+
+def test_what_receivers_take_for_no_policy_cannot_be_weakened() -> None:
+    assert dmarc.weaker("v=DMARC1; p=none", "v=dmarc1; p=reject") == ""

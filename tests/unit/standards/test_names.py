@@ -197,6 +197,13 @@ def test_a_zone_id_is_lower_case() -> None:
     assert names.zone_id("ABCDEF" + "0" * 26) == "abcdef" + "0" * 26
 
 
+def test_a_record_id_has_the_form_of_a_zone_id_and_its_own_advice() -> None:
+    assert names.record_id("ABCDEF" + "0" * 26) == "abcdef" + "0" * 26
+    with pytest.raises(Invalid, match="is not the id of a record") as caught:
+        names.record_id("0" * 31)
+    assert "scripts/adopt.py" in caught.value.fix
+
+
 @pytest.mark.parametrize("size", [40, 80])
 def test_a_token_has_40_to_80_characters(size: int) -> None:
     assert names.api_token("aB0_-" + "x" * (size - 5)) == "aB0_-" + "x" * (size - 5)
