@@ -177,8 +177,8 @@ def _not_signed(name: str, told: str, signer: str | None) -> Finding:
     return error_about(
         name, "backup.signer", expected=f"a backup {known}", found=f"it says that it was signed by {told}",
         why="who can write to the place can put a backup there, and what is restored becomes root's on your hosts",
-        fix="if you noted that signer at a backup, or it is from before a change of the passphrase: --signer; else "
-        "export PULUMI_CONFIG_PASSPHRASE_FILE with your own copy of the passphrase, or take another backup",
+        fix="give --signer KEY if you noted that very one at a backup (each passphrase of the stack has its own); else "
+        "export PULUMI_CONFIG_PASSPHRASE_FILE with your own copy of the passphrase, or restore another backup",
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import pytest
 from lab.folders import CHECKOUT
 from lab.shell import wait_until
 from operations import stacks
+from operations.backup import age, archive, signature
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
 
@@ -136,7 +137,7 @@ class Lost:
     certificate: str
     records: list[tuple[str, str, str]]
     status: dict[str, Any]
-    archive: str
+    taken: dict[str, Any]
     state: dict[str, Any]
     said: subprocess.CompletedProcess[str] | None = None
 
@@ -176,12 +177,11 @@ def lost(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Lost:
     recipient = made.stderr.removeprefix("Public key: ").strip()
     send_to_nowhere(stack)
     assert script("suspend", "--stack", stack.name, USER, "--reason", "drill").returncode == 0
-    taken = script("backup", "--stack", stack.name, "--to", str(place), "--recipient", recipient)
+    taken = script("backup", "--stack", stack.name, "--to", str(place), "--recipient", recipient, "--json")
     assert taken.returncode == 0, taken.stderr
     state = json.loads(stack.run("stack", "export", "--show-secrets").stdout)
-    (archive,) = (path.name for path in place.iterdir())
     certificate = ssl.get_server_certificate((stack.vps.ipv4, 465))
-    before = Lost(place, identity, certificate, stack.zone(), status_of(stack), archive, state)
+    before = Lost(place, identity, certificate, stack.zone(), status_of(stack), json.loads(taken.stdout), state)
 
     stack.lab.remove_vps(stack.vps)
     stack.vps = stack.lab.fresh_vps(octet=48, installed=INSTALLED)
@@ -204,6 +204,7 @@ def test_a_new_machine_serves_the_certificate_and_the_keys_of_the_lost_one(stack
     assert lost.said
     assert lost.said.returncode in {0, 1}, lost.said.stderr
     assert f"restored {HOST}: certificate {HOST}" in lost.said.stdout
+    assert "comes from a backup" not in lost.said.stdout  # all that certbot had written is known to be harmless
     assert ssl.get_server_certificate((stack.vps.ipv4, 465)) == lost.certificate
     assert stack.zone() == lost.records
 
@@ -229,6 +230,31 @@ def test_a_second_restore_changes_nothing_and_sends_nothing_twice(stack: Stack, 
     assert len([message for message in stack.lab.messages() if message["subject"] == WAITING]) == 1
 
 
+def forge(stack: Stack, lost: Lost, place: Path) -> None:
+    """A whole, newer backup by somebody who has an old one and the recipient, and signs with a key of their own."""
+    forged = place / f"{stack.name}-20990101T000000Z"
+    shutil.copytree(lost.place / lost.taken["backup"], forged)
+    recipient = subprocess.run(["age-keygen", "-y", lost.identity], capture_output=True, text=True, check=True)
+    value = json.loads((forged / archive.MANIFEST).read_text()) | {"taken": "2099-01-01T00:00:00+00:00"}
+    (forged / archive.MANIFEST).write_text(json.dumps(value))
+    sealed = archive.Sealed(archive.Manifest.parse(value, "forged"), "config: {}", "{}", "a guess")
+    (forged / archive.STACK).unlink()
+    with age.encrypting(forged / archive.STACK, [recipient.stdout.strip()]) as stream:
+        stream.write(signature.sign(sealed.text().encode(), signature.key_of("a guess", stack.name)))
+
+
+def test_a_forged_backup_is_refused_and_the_host_stays_as_it_is(stack: Stack, lost: Lost, tmp_path: Path) -> None:
+    forge(stack, lost, tmp_path)
+    folders = "/etc/letsencrypt /etc/mailroom /var/lib/chasquid/queue /var/lib/mailroom-restored"
+    look = f"find {folders} -printf '%p %T@ %i\\n' | sort; ls /var/lib; systemctl show chasquid -p MainPID"
+    before = stack.vps.ssh(look).stdout
+    done = script("restore", "--stack", stack.name, "--from", str(tmp_path), "--identity", str(lost.identity))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"expected a backup signed by {lost.taken['signer']}" in " ".join(done.stderr.split())
+    assert "/etc/letsencrypt/renewal" in before
+    assert stack.vps.ssh(look).stdout == before
+
+
 def test_an_empty_operators_machine_gets_the_stack_back(stack: Stack, lost: Lost, tmp_path: Path) -> None:
     clone, backend, told = tmp_path / "clone", tmp_path / "backend", tmp_path / "passphrase"
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -241,7 +267,8 @@ def test_an_empty_operators_machine_gets_the_stack_back(stack: Stack, lost: Lost
     backend.mkdir()
     url = {"PULUMI_BACKEND_URL": f"file://{backend}"}
     assert not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"} & os.environ.keys()
-    arguments = ("--stack", stack.name, "--from", str(lost.place), "--identity", str(lost.identity))
+    arguments = ("--stack", stack.name, "--from", str(lost.place), "--identity", str(lost.identity),
+                 "--signer", lost.taken["signer"])  # fmt: skip
     done = script("restore", *arguments, "--only", "stack", "--passphrase-to", str(told), folder=clone, **url)
     assert done.returncode == 0, done.stderr
     program, _ = stacks.engine()
