@@ -79,12 +79,12 @@ def passphrase_is_exported() -> bool:
     return not {"PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"}.isdisjoint(os.environ)
 
 
-def passphrase(stack: str) -> str | None:
+def passphrase(stack: str, checkout: Path = CHECKOUT) -> str | None:
     """What opens a stack's secrets, from where the engine takes it; None when it is given nowhere.
 
     Raises `Problems` for a file that cannot be read.
     """
-    _, environment = command(stack)
+    _, environment = command(stack, checkout)
     if (value := environment.get("PULUMI_CONFIG_PASSPHRASE")) is not None:
         return value
     path = environment.get("PULUMI_CONFIG_PASSPHRASE_FILE")

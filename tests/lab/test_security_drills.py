@@ -250,7 +250,7 @@ def test_a_forged_backup_is_refused_and_the_host_stays_as_it_is(stack: Stack, lo
     before = stack.vps.ssh(look).stdout
     done = script("restore", "--stack", stack.name, "--from", str(tmp_path), "--identity", str(lost.identity))
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"expected a backup signed by {lost.taken['signer']}" in " ".join(done.stderr.split())
+    assert f"expected: a backup signed by {lost.taken['signer']}" in " ".join(done.stderr.split())
     assert "/etc/letsencrypt/renewal" in before
     assert stack.vps.ssh(look).stdout == before
 

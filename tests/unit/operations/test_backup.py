@@ -101,7 +101,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     subprocess.run(["age-keygen", "-o", world.identity], capture_output=True, check=True)
     monkeypatch.setattr(stacks, "CHECKOUT", tmp_path)
     monkeypatch.setattr(stacks, "settings", world.settings)
-    monkeypatch.setattr(stacks, "command", lambda _: ("pulumi", dict(os.environ)))
+    monkeypatch.setattr(stacks, "command", lambda *_: ("pulumi", dict(os.environ)))
     monkeypatch.setattr(recovery, "pulumi", world.pulumi)
     monkeypatch.setattr(recovery, "exists", lambda _: world.exists)
     monkeypatch.setattr(recovery, "ensure", lambda _: None)

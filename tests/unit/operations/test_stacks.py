@@ -142,6 +142,20 @@ def test_the_labs_stack_without_its_lab_needs_the_lab(checkout: Checkout) -> Non
     assert caught.value.findings[0].fix == "`make up`"
 
 
+def test_a_passphrase_is_found_where_the_engine_takes_it(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(checkout.folder))
+    monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE_FILE", raising=False)
+    assert stacks.passphrase("prod", checkout.folder) is None
+    stacks.passphrase_file("prod").parent.mkdir(parents=True)
+    stacks.passphrase_file("prod").write_text("kept\n")
+    assert stacks.passphrase("prod", checkout.folder) == "kept"
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE_FILE", str(checkout.folder / "none"))
+    with pytest.raises(Problems, match="PULUMI_CONFIG_PASSPHRASE_FILE"):
+        stacks.passphrase("prod", checkout.folder)
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "exported")
+    assert stacks.passphrase("prod", checkout.folder) == "exported"
+
+
 def test_a_stack_that_was_never_deployed_is_said_to_be_so(checkout: Checkout) -> None:
     checkout.answer({})
     with pytest.raises(Problems, match="it was never deployed to the end") as caught:
