@@ -178,7 +178,7 @@ def _not_signed(name: str, told: str, signer: str | None) -> Finding:
         name, "backup.signer", expected=f"a backup {known}", found=f"it says that it was signed by {told}",
         why="who can write to the place can put a backup there, and what is restored becomes root's on your hosts",
         fix="give --signer KEY if you noted that very one at a backup (each passphrase of the stack has its own); else "
-        "export PULUMI_CONFIG_PASSPHRASE_FILE with your own copy of the passphrase, or restore another backup",
+        "export PULUMI_CONFIG_PASSPHRASE_FILE with your own copy of the passphrase, or name another with --backup",
     )  # fmt: skip
 
 
