@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from operations import files
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
@@ -75,13 +73,7 @@ class StackFile:
 
     def write(self, text: str) -> None:
         """Replace the file in one rename."""
-        path = self.path.resolve()
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".new-", delete=False) as new:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-        shutil.copymode(path, new.name)
-        Path(new.name).replace(path)
+        files.write(self.path, text)
 
 
 def _has(host: Mapping[str, Any], address: str) -> bool:
