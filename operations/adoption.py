@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.settings import Settings
-from operations import recovery, stack_file, stacks
+from operations import recovery, report, stack_file, stacks
 from operations.cloudflare import Zone
 from standards import adoption, dkim, names, ownership
 from standards.finding import Finding, Problems, error_about
@@ -179,19 +179,19 @@ def show(console: Console, plan: Plan) -> None:
         table.add_column(heading, overflow="fold", no_wrap=heading in {"verdict", "type", "id"})
     for one in plan.judged:
         shown = [str(one.record.get(field) or "") for field in ("type", "name", "content")]
-        table.add_row(Text(one.verdict, STYLES[one.verdict]), *map(Text, shown), Text(one.id))
+        table.add_row(Text(one.verdict, STYLES[one.verdict]), *map(report.said, shown), Text(one.id))
     console.print(table if plan.judged else f"nothing stands at the names of stack {plan.stack}")
     for one in plan.judged:
         if one.verdict in {"merge", "import"} or (one.known and one.changes):
             said = f"{one.verdict} {one.record['type']} {one.record['name']}: {one.reason}"
-            console.print(Text(said), soft_wrap=True)
+            console.print(report.said(said), soft_wrap=True)
             for change in one.changes:
-                console.print(Text(f"  the next run changes {change}"), soft_wrap=True)
+                console.print(report.said(f"  the next run changes {change}"), soft_wrap=True)
     for name, wanted in plan.spf.items():
         said = ", ".join(f"{key}: {json.dumps(value)}" for key, value in wanted.items())
-        console.print(Text(f"settings of {name}: spf: {{{said}}}"), soft_wrap=True)
+        console.print(report.said(f"settings of {name}: spf: {{{said}}}"), soft_wrap=True)
     if plan.settings_differ:
-        console.print(Text(f"settings: {ADOPTED}: {json.dumps(plan.adopted)}"), soft_wrap=True)
+        console.print(report.said(f"settings: {ADOPTED}: {json.dumps(plan.adopted)}"), soft_wrap=True)
 
 
 def told(plan: Plan) -> str:

@@ -37,7 +37,7 @@ def main() -> int:
             adoption.show(Console(), plan)
         asks = sys.stdin.isatty() and not chosen.json
         if plan.has_work and (chosen.yes or (asks and interview.confirms("import these and write the settings?"))):
-            adoption.carry_out(plan, lambda line: print(f"... {line}", file=sys.stderr))
+            adoption.carry_out(plan, lambda line: report.progress(f"... {line}"))
             plan = adoption.look(chosen.stack)
             print(adoption.told(plan), file=sys.stderr)
     except Problems as problems:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import scripts.interpreter  # noqa: F401  (first: what follows needs the checkout's packages)
 from operations.github import GitHubError, Repository
 
 

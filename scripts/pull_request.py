@@ -26,7 +26,7 @@ def risks(text: str) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """What the person, or the workflow, wants."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog="ends with 0 done, 2 refused or a risk, 3 no preview")
+    parser = argparse.ArgumentParser(description=__doc__, epilog="exit status: 0 done, 2 refused or risk, 3 no preview")
     verbs = parser.add_subparsers(dest="verb", required=True)
     preview = verbs.add_parser("preview", help="write a preview for readers and its sealed plan into a folder")
     preview.add_argument("--fail-on", type=risks, default=[], metavar="'RISK ...'", help="end with 2 for these")
