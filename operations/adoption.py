@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from components.settings import Settings
 from operations import recovery, report, stack_file, stacks
@@ -179,7 +178,7 @@ def show(console: Console, plan: Plan) -> None:
         table.add_column(heading, overflow="fold", no_wrap=heading in {"verdict", "type", "id"})
     for one in plan.judged:
         shown = [str(one.record.get(field) or "") for field in ("type", "name", "content")]
-        table.add_row(Text(one.verdict, STYLES[one.verdict]), *map(report.said, shown), Text(one.id))
+        table.add_row(report.said(one.verdict, STYLES[one.verdict]), *map(report.said, (*shown, one.id)))
     console.print(table if plan.judged else f"nothing stands at the names of stack {plan.stack}")
     for one in plan.judged:
         if one.verdict in {"merge", "import"} or (one.known and one.changes):

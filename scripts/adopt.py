@@ -37,9 +37,9 @@ def main() -> int:
             adoption.show(Console(), plan)
         asks = sys.stdin.isatty() and not chosen.json
         if plan.has_work and (chosen.yes or (asks and interview.confirms("import these and write the settings?"))):
-            adoption.carry_out(plan, lambda line: report.progress(f"... {line}"))
+            adoption.carry_out(plan, report.progress)
             plan = adoption.look(chosen.stack)
-            print(adoption.told(plan), file=sys.stderr)
+            report.progress(adoption.told(plan))
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
     except (KeyboardInterrupt, EOFError):

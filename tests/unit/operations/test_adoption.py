@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from operations import adoption, recovery, stacks
+from operations import adoption, recovery, report, stacks
 from scripts import adopt
 from standards.finding import Problems
 from standards.records import wanted_records
@@ -190,6 +190,18 @@ def test_every_record_is_shown_with_its_verdict_and_the_whole_id(world: World) -
         assert any(verdict in line and one["id"] in line for line in text.splitlines()), text
     assert "the next run changes content" in text
     assert 'settings of example.com: spf: {includes: ["_spf.google.com"], all: "-all"}' in text
+
+
+def test_a_record_of_others_writes_no_control_sequence_to_the_terminal(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.zone = [record(4, "MX", APEX, "mx.example.net\x1b]0;gotcha\x07"), {**SPF, "comment": "\x1b[2J"}]
+    plan = adoption.look("prod")
+    adoption.show(Console(), plan)
+    report.show(Console(), plan.findings())
+    said = capsys.readouterr().out
+    assert "gotcha" in said
+    assert not {"\x1b", "\x07"} & set(said)
 
 
 @pytest.mark.parametrize(
