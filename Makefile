@@ -5,7 +5,7 @@ go = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mailroom/go-$(shell sed -n 's/^go-bi
 go_tool = GOTOOLCHAIN=local GOWORK=off $(go) -C tests/go tool
 shell_scripts := '*.sh' .ci/run '*/no-local-delivery'
 .DEFAULT_GOAL := help
-.PHONY: help up down setup test lint lock sbom preview-check
+.PHONY: help up down setup test lint docs lock sbom preview-check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ lint: ## ruff, strict type checking, shellcheck, shfmt, actionlint, zizmor
 	@git ls-files $(shell_scripts) | xargs .venv/bin/shfmt -d -i 2
 	@$(go_tool) actionlint -shellcheck $(CURDIR)/.venv/bin/shellcheck -pyflakes= $(CURDIR)/.github/workflows/*.yml
 	@.venv/bin/zizmor -qq --offline .github
+
+docs: ## write what is made of the documents anew: the settings reference, the pictures
+	@$(python) -m docs
 
 lock: ## pin the requirements again, with hashes (needs uv)
 	@for set in requirements requirements-dev requirements-go requirements-sbom policy/requirements; do \

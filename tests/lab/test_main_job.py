@@ -17,9 +17,11 @@ import checkdmarc.spf
 import pytest
 
 from tests.lab.program import DOMAIN, HOST, ProcessWatch, Stack
+from tests.lab.typist import Typist
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from lab.client import Lab
 
@@ -223,5 +225,19 @@ def test_up_works_again_after_a_destroy(stack: Stack) -> None:
     assert done.returncode == 0, done.stdout
     status, report = stack.send()
     assert status == 0, report
-    assert stack.run("state", "unprotect", "--all", "--yes").returncode == 0
-    assert stack.run("destroy", "--yes", "--skip-preview").returncode == 0
+
+
+def test_every_command_of_the_operations_page_works_as_it_is_written(
+    stack: Stack, canaries: list[str], tmp_path: Path, story: dict[str, Any]
+) -> None:
+    typist = Typist(stack, tmp_path)
+    typist.type_page("operations.md", "tests/lab/test_main_job.py")
+    kinds = {command.split()[0] for command in typist.said}
+    assert kinds >= {
+        "pulumi",
+        *(f"scripts/{name}.py" for name in ("backup", "recover", "restore", "status", "suspend")),
+    }
+    told = "\n".join(typist.said.values())
+    assert [canary for canary in canaries if canary in told] == []
+    assert stack.zone() == story["zone before"], "the last commands take everything away"
+    assert not stack.file.exists()

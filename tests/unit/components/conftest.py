@@ -51,9 +51,12 @@ class Monitor(MockMonitor):
     def __init__(self, mocks: Engine) -> None:
         super().__init__(mocks)
         self.requests: dict[str, Any] = {}
+        self.registered: list[str] = []  # components of one name included; called by several threads
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802
         self.requests[request.name] = request
+        if request.type != "pulumi:pulumi:Stack":  # the SDK makes it once a process
+            self.registered.append(request.name)
         return super().RegisterResource(request)
 
 
@@ -61,7 +64,7 @@ class Run:
     """What one program registered and exported; `secrets` are the names of the outputs that are secret."""
 
     def __init__(self, engine: Engine, monitor: Monitor) -> None:
-        self.resources, self.requests = engine.resources, monitor.requests
+        self.resources, self.requests, self.total = engine.resources, monitor.requests, len(monitor.registered)
         self.outputs: dict[str, Any] = {}
         self.secrets: set[str] = set()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -436,3 +438,30 @@ def test_a_stack_that_will_be_slow_is_told_so_and_what_to_do(
     large = [text for text in said if "PULUMI_SKIP_CHECKPOINTS" in text]
     assert len(large) == is_large
     assert mail_server.MANY > 20
+
+
+def test_hosts_domains_and_keys_are_as_many_resources_as_the_operations_page_says(run_program: Any) -> None:
+    def grown(config: dict[str, Any], *parts: str) -> None:
+        host, domain = config["mailroom:hosts"][0], config["mailroom:domains"][0]
+        if "host" in parts:
+            other = {"name": "smtp2.example.test", "ipv4": "198.51.100.11", "ipv6": "2001:db8:99::11"}
+            config["mailroom:hosts"].append(host | other)
+        if "domain" in parts:
+            other = {"name": "second.test", "zoneId": "b" * 32, "users": [], "aliases": {"i": "a@receiver.test"}}
+            config["mailroom:domains"].append(domain | other | {"dmarc": {"policy": "quarantine"}})
+        if "key" in parts:
+            domain["dkim"] = [*domain["dkim"], {"selector": "m2", "stage": "published"}]
+
+    page = " ".join(Path("docs/operations.md").read_text(encoding="utf-8").split())
+    told = re.search(r"A host is (\d+) resources .*? zone of its own (\d+), each further DKIM key (\d+), "
+                     r"each further host of a domain (\d+)", page)  # fmt: skip
+    assert told is not None
+    of_host, of_domain, of_key, of_mx = map(int, told.groups())
+
+    def size(*parts: str) -> int:
+        return int(run_program(lambda config: grown(config, *parts)).total)
+
+    alone = size()
+    assert size("host") - alone == of_host + of_mx
+    assert size("domain") - alone == of_domain
+    assert size("key") - alone == of_key
