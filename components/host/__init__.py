@@ -162,7 +162,7 @@ class Host(pulumi.ComponentResource):
             name,
             connection=self._connection,
             create=self._command(f"sh -c {shlex.quote(code)} install_scripts {bundle().directory}", 300),
-            stdin=json.dumps({"files": bundle().files}, sort_keys=True),
+            stdin=bundle().packed,
             logging=remote.Logging.NONE,
             add_previous_output_in_env=False,
             opts=self._child(after, hide=["create", "stdin"]),  # our own scripts: the digest says enough

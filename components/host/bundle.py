@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 COMPONENTS = Path(__file__).resolve().parent.parent
@@ -20,12 +22,28 @@ class Bundle:
     """All host scripts by file name, packages by `folder/file`; `digest` changes with any of them."""
 
     files: dict[str, str]
-    digest: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Of names and texts."""
+        return hashlib.sha256(self._text.encode()).hexdigest()[:12]
 
     @property
     def directory(self) -> str:
         """Where the scripts stand on the host."""
         return f"{DIRECTORY}/{self.digest}"
+
+    @cached_property
+    def packed(self) -> str:
+        """What install_scripts.sh takes: the engine copies, logs and compares a step's input several times a run.
+
+        By bzip2, which makes the same of it on every machine: zlib and xz have several implementations.
+        """
+        return base64.b64encode(bz2.compress(self._text.encode())).decode()
+
+    @property
+    def _text(self) -> str:
+        return json.dumps(self.files, sort_keys=True)
 
 
 def is_host_script(path: Path) -> bool:
@@ -44,5 +62,4 @@ def bundle() -> Bundle:
     for folder, package in PACKAGES.items():
         modules = sorted((COMPONENTS / package).glob("*.py"))
         files |= {f"{folder}/{path.name}": path.read_text(encoding="utf-8") for path in modules}
-    text = json.dumps(files, sort_keys=True)
-    return Bundle(files, hashlib.sha256(text.encode()).hexdigest()[:12])
+    return Bundle(files)

@@ -1,18 +1,18 @@
 #!/bin/sh
-# Puts a bundle of host scripts (JSON {"files": {name: text}} on stdin) into the directory $1; runs on the host.
+# Puts a bundle of host scripts (JSON {name: text} on stdin, by bzip2 and base64) into the directory $1, on the host.
 # It is sent as text to a host that has nothing of ours yet; a bare Debian lacks even Python's json module.
 set -eu
-if ! python3 -c 'import json, shutil' 2>/dev/null; then
+if ! python3 -c 'import bz2, json, shutil' 2>/dev/null; then
   apt-get -qq -o DPkg::Lock::Timeout=200 update >/dev/null
   DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=200 --no-install-recommends \
     install python3 >/dev/null
 fi
 exec python3 -c '
-import json, os, shutil, sys
+import base64, bz2, json, os, shutil, sys
 
 target = sys.argv[1]
 parent = os.path.dirname(target)
-files = json.load(sys.stdin)["files"]
+files = json.loads(bz2.decompress(base64.b64decode(sys.stdin.read())))
 os.umask(0o022)  # services that are not root run some of them
 os.makedirs(parent, mode=0o755, exist_ok=True)
 if not os.path.isdir(target):

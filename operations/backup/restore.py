@@ -253,8 +253,7 @@ def _bring_scripts(target: ssh.Target, host: str) -> None:
     from components.host.bundle import bundle
 
     code = shlex.quote(INSTALL_SCRIPTS.read_text(encoding="utf-8"))
-    text = json.dumps({"files": bundle().files})
-    done = ssh.run(target, f"sh -c {code} install_scripts {bundle().directory}", text, timeout=300)
+    done = ssh.run(target, f"sh -c {code} install_scripts {bundle().directory}", bundle().packed, timeout=300)
     if done.exit_status:
         raise Problems(f"host {host} was not restored", [hosts.failed(host, "install_scripts", done)])
 

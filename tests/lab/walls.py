@@ -34,7 +34,7 @@ class Walls:
             "units": {name: (UNIT_FILES / name).read_text() for name in UNITS},
         }
         code = shlex.quote(INSTALL_SCRIPTS.read_text())
-        self.must(f"sh -c {code} install_scripts {bundle().directory}", json.dumps({"files": bundle().files}))
+        self.must(f"sh -c {code} install_scripts {bundle().directory}", bundle().packed)
 
     def must(self, command: str, stdin: str | None = None) -> str:
         """What a command that has to succeed prints."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 subject = importlib.import_module("components.host.bundle")  # the package has a function of that name
+PACKED = "QlpoOTFBWSZTWXY4ukoAAAQZgFAAABAwAAAKIAAiDGkIYBMYbe8XckU4UJB2OLpK"
 FILES = {"run.py": "#!/usr/bin/python3\n", "lib.py": "A = 1\n", "policy/service.py": "B = 2\n"}
 
 
@@ -56,7 +56,13 @@ def test_two_scripts_of_one_name_are_refused(components: Path) -> None:
 
 def install(target: Path, files: dict[str, str]) -> str:
     argv = ["sh", str(INSTALL_SCRIPTS), str(target)]
-    return subprocess.run(argv, input=json.dumps({"files": files}), capture_output=True, text=True, check=True).stdout
+    return subprocess.run(argv, input=subject.Bundle(files).packed, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_bundle_is_packed_the_same_everywhere_and_small() -> None:
+    assert subject.Bundle({"a": "b"}).packed == PACKED
+    bundle = subject.bundle()
+    assert len(bundle.packed) * 3 < sum(map(len, bundle.files.values()))
 
 
 def test_scripts_can_run_and_modules_cannot_whatever_the_umask(tmp_path: Path) -> None:
