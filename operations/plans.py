@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 KEY: Final = "mailroom:plan"  # what the engine calls the sealed text; no stack file ever has it
+POLICIES: Final = "--policy-pack=policy"  # of the checkout, which is where the engine runs
+REASONS: Final = 200  # lines: GitHub takes comments of 65,000 characters
 PUT_RIGHT: Final = (
     "What others changed in DNS since the last `up`, and what was merged and not applied. "
     "`pulumi up --refresh -s {stack}` puts it right."
@@ -68,8 +70,8 @@ def preview(stack: str, folder: Path, fail_on: Collection[str] = ()) -> Preview:
         raise
     with tempfile.TemporaryDirectory() as private:
         plan = Path(private, "plan.json")
-        done = recovery.pulumi(stack, "preview", "--json", f"--save-plan={plan}", capture=True)
-        found = _explained(stack, done, fail_on)
+        done = recovery.pulumi(stack, "preview", "--json", POLICIES, f"--save-plan={plan}", capture=True)
+        found = _explained(stack, done, fail_on, _broken_policies(stack) if done.returncode else "")
         found.write(folder)
         (folder / "plan.json").unlink(missing_ok=True)
         if plan.exists():
@@ -98,7 +100,7 @@ def apply(stack: str, file: Path) -> int:
     with tempfile.TemporaryDirectory() as private:
         plan = Path(private, "plan.json")
         plan.write_text(opened["plan"], encoding="utf-8")
-        return recovery.pulumi(stack, "up", "--yes", f"--plan={plan}").returncode
+        return recovery.pulumi(stack, "up", "--yes", POLICIES, f"--plan={plan}").returncode
 
 
 def drift(stack: str, folder: Path) -> Preview:
@@ -151,18 +153,26 @@ def tree_of_checkout() -> str:
     return done.stdout.strip()
 
 
-def _explained(stack: str, done: subprocess.CompletedProcess[str], fail_on: Collection[str] = ()) -> Preview:
+def _broken_policies(stack: str) -> str:
+    """What the policies say of a preview that failed: as JSON, the engine tells only that it did."""
+    done = recovery.pulumi(stack, "preview", POLICIES, "--color=never", capture=True)
+    return done.stdout.partition("\nPolicies:\n")[2].partition("\nDiagnostics:\n")[0].rstrip()
+
+
+def _explained(
+    stack: str, done: subprocess.CompletedProcess[str], fail_on: Collection[str] = (), policies: str = ""
+) -> Preview:
     try:
         found = explain(done.stdout)
     except CouldNotTell as trouble:
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        return _failed(stack, "\n".join([str(trouble), *said]))
+        return _failed(stack, "\n".join([str(trouble), *said, *policies.splitlines()]))
     changes = any(count for kind, count in found.counts.items() if kind != "same")
     return Preview(stack, found.markdown, found.exit_code(fail_on), changes)
 
 
 def _failed(stack: str, reason: str) -> Preview:
-    text = f"## Preview of {code(stack)}: failed\n\n{fence(reason.splitlines(), 'text')}\n"
+    text = f"## Preview of {code(stack)}: failed\n\n{fence(reason.splitlines()[:REASONS], 'text')}\n"
     return Preview(stack, text, report.COULD_NOT_TELL, changes=False)
 
 

@@ -18,6 +18,12 @@ EMPTY = json.dumps({"steps": [], "changeSummary": {"same": 3}})
 BUCKET = {"PULUMI_BACKEND_URL": "s3://state"}
 
 
+def plan(arguments: tuple[str, ...]) -> str:
+    """The file of the plan; each run that makes or applies one is judged by the policies, too."""
+    assert "--policy-pack=policy" in arguments
+    return next(text.partition("=")[2] for text in arguments if "plan=" in text)
+
+
 class Engine:
     """Knows a state, what a preview says, and what it was asked to do."""
 
@@ -38,9 +44,9 @@ class Engine:
         elif arguments[0] == "preview":
             out = self.preview
             if self.status == 0:
-                Path(arguments[2].partition("=")[2]).write_text("the plan")
+                Path(plan(arguments)).write_text("the plan")
         elif arguments[0] == "up":
-            self.applied = Path(arguments[2].partition("=")[2]).read_text()
+            self.applied = Path(plan(arguments)).read_text()
         return subprocess.CompletedProcess([], self.status, out, "error: why\n" if self.status else "")
 
     def config(self, stack: str, arguments: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -111,6 +117,9 @@ def test_a_failed_preview_leaves_no_plan_and_tells_the_reader_why(
 
     def failing(stack: str, *arguments: str, capture: bool = False) -> Any:
         engine.status = 1 if arguments[0] == "preview" else 0
+        if arguments[0] == "preview" and "--json" not in arguments:
+            told = "\nPolicies:\n    - [mandatory]  one-spf\n" + "      and more\n" * 999 + "\nDiagnostics:\n  error\n"
+            return subprocess.CompletedProcess([], 1, told, "")
         return Engine.pulumi(engine, stack, *arguments, capture=capture)
 
     monkeypatch.setattr(recovery, "pulumi", failing)
@@ -118,6 +127,8 @@ def test_a_failed_preview_leaves_no_plan_and_tells_the_reader_why(
     assert found.status == 3
     assert "error: ```wrong```" in found.markdown
     assert "\n````text\n" in found.markdown  # no value breaks out
+    assert "[mandatory]  one-spf" in found.markdown  # which the engine's JSON does not tell
+    assert len(found.markdown) < 65_000
     assert not plan.exists()
     assert json.loads((plan.parent / "report.json").read_text())["markdown"] == found.markdown
 
