@@ -147,13 +147,13 @@ def team(lab: Lab, agent: None, bucket: tuple[str, Path], tmp_path_factory: pyte
         if (CHECKOUT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / name, folder / name)
-    for name in (".venv", ".engine"):
+    for name in (".venv", ".engine", "policy/.venv"):
         (folder / name).symlink_to(CHECKOUT / name)
     vps = lab.fresh_vps(octet=97, installed=INSTALLED)
     for address in (vps.ipv4, vps.ipv6):
         lab.set_ptr(str(address), HOST)
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main", folder], check=True)
-    (folder / ".git" / "info" / "exclude").write_text(".venv\n.engine\n")
+    (folder / ".git" / "info" / "exclude").write_text(".venv\n.engine\npolicy/.venv\n")
     _, engine = stacks.engine(folder)
     with github(tmp_path_factory.mktemp("artifacts")) as hub:
         runner = Runner(folder, hub, {**environment(), **engine})
