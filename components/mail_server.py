@@ -13,7 +13,7 @@ from components.certificates import Certificate, CertificateArgs
 from components.chasquid import Chasquid, ChasquidArgs, Users
 from components.dkim import DkimKey
 from components.dns import DnsArgs, HostDns, MailDns, Propagated, SpfTakeover, ZoneGate
-from components.host import Host, HostArgs
+from components.host import Host, HostArgs, Reachable
 from components.reverse_dns import ReverseDns, ReverseDnsArgs
 from standards import dkim, ownership
 from standards.finding import Finding
@@ -222,7 +222,7 @@ class MailServer(pulumi.ComponentResource):
         users: Users,
         ready: Sequence[pulumi.Resource],
     ) -> pulumi.Resource:
-        """Certificates and chasquid of one host; returns its uninstall resource, the last one before mail."""
+        """Certificates and chasquid of one host; returns its last resource before mail: ports that are reachable."""
         names = certificate_names(self._settings, settings)
         api_base = self._settings.cloudflare.base_url
         certificate = Certificate(
@@ -253,7 +253,7 @@ class MailServer(pulumi.ComponentResource):
             self._child(),
         )
         name = f"{settings.name}/uninstall"
-        last: pulumi.Resource = host.uninstall(
+        uninstall = host.uninstall(
             name,
             {"hostname": settings.name, "drain_seconds": self._settings.drain_timeout},
             timeout=300 + self._settings.drain_timeout,
@@ -261,7 +261,13 @@ class MailServer(pulumi.ComponentResource):
             parent=self,
             depends_on=[chasquid.serving, *ready],
         )
-        return last
+        return Reachable(
+            f"{settings.name}/reachable",
+            settings=settings,
+            outbound_check=self._settings.outbound_check,
+            resolver=self._settings.resolver,
+            opts=self._child([uninstall]),
+        )
 
 
 def _kept_token(api: CloudflareSettings) -> pulumi.Output[str] | None:

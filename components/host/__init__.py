@@ -12,12 +12,14 @@ import pulumi
 from pulumi_command import remote
 
 from components.host.bundle import DIRECTORY, bundle
-from components.host.provider import Access, HostGate
+from components.host.provider import Access, HostGate, Reachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from components.settings import HostSettings
+
+__all__ = ["Host", "HostArgs", "Reachable"]
 
 LOCK = "/run/mailroom.lock"  # /run/lock would let any local user hold it
 BUSY = 75  # sysexits.h EX_TEMPFAIL

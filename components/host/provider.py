@@ -72,6 +72,39 @@ class HostGateProvider(Provider):
         return {"os": f"{facts['os_id']} {facts['os_version']}"}
 
 
+class ReachableProvider(Provider):
+    """Knocks at the mail ports of a host that serves, from here: nothing attracts mail to ports that are closed.
+
+    Again when the host's settings change, with which its packet filter does. Raises `Problems`; where this machine's
+    own network is what stops us, it says so and goes on.
+    """
+
+    def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
+        """Return nothing; see the class."""
+        from components.settings import HostSettings
+        from operations import dns, preflight
+        from operations.preflight import judgement, outside
+        from standards.records import sending_addresses
+
+        host = HostSettings.model_validate_json(inputs["settings"])
+        progress(f"checking the mail ports of {host.name} from outside")
+        addresses = [address for group in sending_addresses([host]) for address in group]
+        found = outside.served(
+            addresses,
+            host.ssh.port,
+            lambda: preflight.references(inputs["outbound_check"], dns.Resolver(inputs["resolver"])),
+        )
+        findings = judgement.judge_inbound(found, host)
+        for remark in findings:
+            if remark.severity != "error":
+                progress(str(remark))
+        if errors := [finding for finding in findings if finding.severity == "error"]:
+            raise Problems(
+                f"{host.name} serves and cannot be reached; nothing was published that attracts mail", errors
+            )
+        return {}
+
+
 class AccessProvider(Provider):
     """Runs access.py: a change that takes itself back, confirmed over a connection of its own.
 
@@ -181,3 +214,24 @@ class HostGate(Resource, module="mailroom", name="HostGate"):
             "os": None,
         }
         super().__init__(HostGateProvider(), name, inputs, opts)
+
+
+class Reachable(Resource, module="mailroom", name="Reachable"):
+    """The mail ports of one host, seen from outside before anything attracts mail."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: HostSettings,
+        outbound_check: Sequence[str],
+        resolver: str | None,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        inputs = {
+            "name": settings.name,
+            "settings": settings.model_dump_json(),
+            "outbound_check": list(outbound_check),
+            "resolver": resolver,
+        }
+        super().__init__(ReachableProvider(), name, inputs, opts)

@@ -120,8 +120,8 @@ def _tried(
         asked = {address: pool.submit(_reverse_names, address, resolver) for address in families.values()}
         receivers = request.receivers or _receivers(file)
         out = pool.submit(outside.outbound, target, receivers)
-        references = _references(receivers, resolver)
-        came_in = outside.inbound(target, list(families.values()), references)
+        elsewhere = references(receivers, resolver)
+        came_in = outside.inbound(target, list(families.values()), elsewhere)
         reverse = {address: each.result() for address, each in asked.items()}
         went_out = out.result()
     hoster = judgement.provider(result.seen.facts, reverse)
@@ -204,7 +204,7 @@ def _reverse_names(address: str, resolver: dns.Resolver) -> list[str]:
         return []
 
 
-def _references(receivers: Sequence[str], resolver: dns.Resolver) -> dict[int, str]:
+def references(receivers: Sequence[str], resolver: dns.Resolver) -> dict[int, str]:
     """An address of each family of the servers tried, to knock at from here."""
     found: dict[int, str] = {}
     for name in receivers:

@@ -172,7 +172,7 @@ def _ports(address: str, ports: Mapping[int, str], inbound: Inbound, host: Wante
     if shut and set(shut.values()) == {NO_ROUTE}:
         yield _finding(
             "note", "inbound-untold", subject,
-            expected=f"a machine with IPv{version} to look from", found=f"this one has no IPv{version}",
+            expected=f"a machine with IPv{version} to look from", found=f"from this one no IPv{version} gets there",
             why="whether the ports are reachable could not be told", fix="run this again from a machine that has it",
         )  # fmt: skip
         return
@@ -189,7 +189,7 @@ def _ports(address: str, ports: Mapping[int, str], inbound: Inbound, host: Wante
         told = ", ".join(f"{port} ({PURPOSE[port]}): {outcome}" for port, outcome in shut.items())
         yield _finding(
             "error", "inbound", subject,
-            expected="a connection to each; a listener was there for some seconds", found=told,
+            expected="a connection to each: something listens there", found=told,
             why="nobody could bring mail in or hand it over for sending",
             fix="open ports 25, 465 and 587 (TCP) for everybody in the provider's firewall or security group, and in "
             "one on the host if there is any (ufw status, nft list ruleset)",

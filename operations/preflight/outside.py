@@ -18,7 +18,7 @@ from operations import ssh
 from standards.finding import Problems, error_about
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from operations.ssh import Target
@@ -27,8 +27,10 @@ SCRIPT = Path(reach.__file__).read_text(encoding="utf-8")
 LISTEN_SECONDS = 8
 CONNECT_SECONDS = 3.0
 REFERENCE_SECONDS = 5.0
+TRIES = 4  # of a server that runs: routers need a moment to hear of a new neighbour
 PAUSE_SECONDS = 0.2
 PORTS = reach.MAIL_PORTS
+SMTP = 25
 # What a try may come to: our listener, another server, or why there was no connection.
 LISTENER, OTHER, REFUSED, SILENT, NO_ROUTE = "listener", "another server", "refused", "silent", "no route from here"
 
@@ -66,6 +68,40 @@ def inbound(target: Target, addresses: Sequence[str], receivers: Mapping[int, st
         known = {version: each.result() for version, each in references.items()}
         _answer(target, listening.result())
     return Inbound({address: {port: found[address, port] for port in PORTS} for address in addresses}, known)
+
+
+def served(addresses: Sequence[str], ssh_port: int, receivers: Callable[[], Mapping[int, str]]) -> Inbound:
+    """Connect to the mail ports of a server that runs; `receivers` as in `inbound`, asked for when 25 is closed.
+
+    An address that is silent on its SSH port, too, is one that nobody gets to from here: IPv6 is often half there.
+    """
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        tries = {(address, port): pool.submit(_open, address, port) for address in addresses for port in PORTS}
+        found = {key: each.result() for key, each in tries.items()}
+        silent = [each for each in addresses if {found[each, port] for port in PORTS} == {SILENT}]
+        for address in [each for each in silent if _open(each, ssh_port) == SILENT]:
+            found |= {(address, port): NO_ROUTE for port in PORTS}
+        closed = [address for address in addresses if found[address, SMTP] not in {OTHER, NO_ROUTE}]
+        shut = {ip_address(address).version for address in closed}
+        asked = receivers() if shut else {}
+        references = {version: pool.submit(_reaches, asked[version]) for version in shut if version in asked}
+        known: dict[int, bool] = {version: each.result() for version, each in references.items()}
+    return Inbound({address: {port: found[address, port] for port in PORTS} for address in addresses}, known)
+
+
+def _open(address: str, port: int) -> str:
+    """What connecting to one port comes to in the end."""
+    for _ in range(TRIES):
+        try:
+            socket.create_connection((address, port), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            outcome = outcome_of(error)
+        else:
+            return OTHER
+        if outcome == NO_ROUTE:
+            break
+        sleep(PAUSE_SECONDS)
+    return outcome
 
 
 def _knock_until(listening: Future[ssh.Completed], address: str, port: int, word: str) -> str:

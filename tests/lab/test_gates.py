@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from lab.client import Lab
 
 LAG_SECONDS = 3600
+# As a provider's firewall does it: the host itself sees nothing of it.
+CLOSED_OUTSIDE = """
+table inet provider {
+  chain input {
+    type filter hook input priority 0
+    iifname != "lo" meta nfproto ipv6 tcp dport 465 drop
+  }
+}
+"""
 KEY_NAME = f"m1._domainkey.{DOMAIN}"
 PASSWORD = "CANARY-password-of-nobody"
 
@@ -246,13 +255,38 @@ def test_a_name_server_that_stays_behind_is_named_when_time_is_out(stack: Stack)
     attracts_no_mail(stack)
 
 
-def test_the_host_gets_its_dkim_key_only_when_every_name_server_shows_it(stack: Stack) -> None:
+@pytest.fixture(scope="module")
+def ended() -> list[str]:
+    """What the run said that found the ports closed."""
+    return []
+
+
+def test_the_host_gets_its_dkim_key_only_when_every_name_server_shows_it(stack: Stack, ended: list[str]) -> None:
     del stack.settings["mailroom:propagationTimeout"]
     stack.write()
     with LiveRun(stack) as run:
         run.wait_for(f"waiting for m2._domainkey.{DOMAIN} TXT at ns2.lab.test")  # it says what it waits for
         assert not has_key(stack)
         attracts_no_mail(stack)
+        stack.vps.ssh("nft -f -", CLOSED_OUTSIDE)
         stack.lab.lag(0)
-        assert run.finish() == 0, run.output
+        assert run.finish() != 0, run.output
     assert has_key(stack)
+    ended.append(run.output)
+
+
+def test_mail_ports_that_are_closed_outside_stop_the_run_before_it_attracts_mail(
+    stack: Stack, ended: list[str]
+) -> None:
+    says(
+        ended[0],
+        f"{HOST}, incoming mail ports at {stack.vps.ipv6}: 465 (users' mail programs): silent",
+        "fix: open ports 25, 465 and 587",
+        "nothing was published that attracts mail",
+    )
+    assert f"incoming mail ports at {stack.vps.ipv4}" not in ended[0]
+    assert stack.vps.ssh("systemctl is-active chasquid").stdout.strip() == "active"
+    assert ("MX", DOMAIN) not in {(kind, name) for kind, name, _ in stack.zone()}
+    assert stack.vps.ssh("nft delete table inet provider").returncode == 0
+    stack.converge()
+    assert ("MX", DOMAIN) in {(kind, name) for kind, name, _ in stack.zone()}

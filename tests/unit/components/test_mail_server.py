@@ -59,6 +59,8 @@ def test_mx_and_dmarc_wait_for_the_service_and_for_reverse_dns(run_program: Any)
     assert len(last) == 2
     for name in last:
         assert {f"{HOST}/activate", f"{HOST}/logins", f"{HOST}/ptr", f"{HOST}/uninstall"} <= run.waits_for(name)
+        assert f"{HOST}/reachable" in run.waits_for(name)
+    assert {f"{HOST}/activate", f"{HOST}/logins"} <= run.waits_for(f"{HOST}/reachable")
 
 
 def test_addresses_do_not_wait_for_the_service(run_program: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,16 @@ def test_it_imports_only_what_python3_minimal_has() -> None:
     names = {name.name for node in imports if isinstance(node, ast.Import) for name in node.names}
     names |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
     assert names <= MINIMAL
+
+
+def test_a_full_disk_and_a_wrong_clock_are_read_as_the_host_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, free, of_root = 100_000, 9_000, 5_000  # what is kept for root is not for us
+    full = os.statvfs_result((4096, 4096, blocks, free + of_root, free, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(facts.os, "statvfs", {"/": full}.__getitem__)
+    monkeypatch.setattr(facts.time, "time", lambda: 86400.0)
+    monkeypatch.setattr(facts, "output_of", lambda *_: None)
+    found = facts.facts()
+    assert (found["disk_free_mb"], found["time"]) == (35, 86400.0)
 
 
 def test_its_syntax_is_understood_by_the_python_of_unsupported_releases() -> None:

@@ -99,3 +99,61 @@ def test_a_script_that_fails_there_is_told_and_not_taken_for_closed_ports(monkey
     monkeypatch.setattr(ssh, "run", lambda *_, **__: Completed(1, "", "Traceback\nMemoryError\n"))
     with pytest.raises(Problems, match="MemoryError"):
         outside.outbound(TARGET, ["mx.example"])
+
+
+@pytest.fixture
+def knocks(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], list[OSError | None]]:
+    """What each connection comes to, in turn; one that is not listed is made."""
+    answers: dict[tuple[str, int], list[OSError | None]] = {}
+
+    def connect(where: tuple[str, int], timeout: float) -> socket.socket:
+        assert timeout
+        if error := answers[where].pop(0) if answers.get(where) else None:
+            raise error
+        return socket.socket()
+
+    monkeypatch.setattr(outside.socket, "create_connection", connect)
+    monkeypatch.setattr(outside, "sleep", lambda _: None)
+    return answers
+
+
+def unasked() -> dict[int, str]:
+    raise AssertionError("others are troubled only when port 25 is closed")
+
+
+def test_a_server_that_runs_is_seen_on_each_port_of_each_address_and_nobody_else_is_troubled(knocks: Any) -> None:
+    knocks["2001:db8::10", 465] = [TimeoutError(), None]  # a router that hears of it late
+    reached = dict.fromkeys((25, 465, 587), outside.OTHER)
+    found = outside.served(["192.0.2.10", "2001:db8::10"], 22, unasked)
+    assert found.ports == {"192.0.2.10": reached, "2001:db8::10": reached}
+
+
+def test_a_port_that_stays_closed_is_told_and_25_with_what_we_reach_elsewhere(knocks: Any) -> None:
+    knocks["192.0.2.10", 587] = [ConnectionRefusedError()] * 9
+    assert outside.served(["192.0.2.10"], 22, unasked).ports["192.0.2.10"][587] == outside.REFUSED
+    knocks["192.0.2.10", 25] = [TimeoutError()] * 9
+    knocks["198.51.100.1", 25] = [TimeoutError()]
+    found = outside.served(["192.0.2.10"], 22, lambda: {4: "198.51.100.1", 6: "2001:db8::1"})
+    assert found.ports["192.0.2.10"][25] == outside.SILENT
+    assert found.reference == {4: False}
+
+
+def test_without_ipv6_here_one_try_says_so(knocks: Any) -> None:
+    knocks["2001:db8::10", 25] = [OSError(errno.ENETUNREACH, "x")]
+    assert outside.served(["2001:db8::10"], 22, unasked).ports["2001:db8::10"][25] == outside.NO_ROUTE
+
+
+def test_an_address_that_is_silent_even_for_ssh_is_out_of_our_reach_and_not_closed(knocks: Any) -> None:
+    for port in (25, 465, 587):
+        knocks["2001:db8::10", port] = [TimeoutError()] * 9
+    knocks["2001:db8::10", 2222] = [TimeoutError()] * 9
+    found = outside.served(["2001:db8::10"], 2222, unasked)
+    assert set(found.ports["2001:db8::10"].values()) == {outside.NO_ROUTE}
+
+
+def test_a_provider_that_lets_ssh_in_and_no_mail_is_told(knocks: Any) -> None:
+    for port in (25, 465, 587):
+        knocks["192.0.2.10", port] = [TimeoutError()] * 9
+    found = outside.served(["192.0.2.10"], 22, lambda: {4: "198.51.100.1"})
+    assert set(found.ports["192.0.2.10"].values()) == {outside.SILENT}
+    assert found.reference == {4: True}
