@@ -179,6 +179,8 @@ def test_the_hook_certbot_calls_is_executable_and_runs_after_every_renewal_run(h
     assert f"ExecStopPost={hook} --all\nExecStopPost={hook.with_name('mailroom-reload')} --all\n" in unit
     assert "[Unit]\nOnFailure=mailroom-certificate-report.service\n[Service]\n" in unit
     assert hook.with_name("mailroom-reload").readlink().name == "reload_hook.py"
+    in_certbots_order = [each.name for each in sorted(hook.parent.iterdir())]
+    assert in_certbots_order == ["mailroom-deploy", "mailroom-reload"], "a service would reload the old certificate"
     assert "daemon-reload" in host.systemctl_runs()
 
 

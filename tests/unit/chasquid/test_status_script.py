@@ -160,6 +160,15 @@ def test_a_host_where_all_is_well_has_no_damage(status: Any) -> None:
     assert (seen["firewall"], seen["clock"]["synchronized"], seen["reboot"]) == (True, True, False)
 
 
+def test_a_missing_packet_filter_a_pending_reboot_and_a_clock_of_its_own_are_seen(
+    status: Any, commands: Commands
+) -> None:
+    commands.answers |= {"nft": (1, ""), "timedatectl": (0, "NTPSynchronized=no\n")}
+    status.REBOOT.touch()
+    seen = status.picture()
+    assert (seen["firewall"], seen["clock"]["synchronized"], seen["reboot"]) == (False, False, True)
+
+
 def test_a_service_tells_its_state_since_when_and_how_often_it_was_restarted(status: Any) -> None:
     seen = status.units(("chasquid.service", "certbot.service", "gone.service"))
     chasquid, certbot, gone = seen.values()

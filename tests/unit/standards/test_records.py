@@ -345,3 +345,18 @@ def test_a_host_named_like_its_domain_has_one_challenge() -> None:
 
 def test_a_domain_that_never_mails_may_have_a_certificate_and_its_challenge() -> None:
     assert "_acme-challenge.second.test" in challenges(second_domain(mail="none", certificate="wildcard"))
+
+
+def test_the_first_domain_can_go_and_no_record_of_the_host_or_of_another_changes() -> None:
+    def both(values: dict[str, Any]) -> None:
+        host(zoneId=ZONE)(values)
+        second_domain(users=["bob"], aliases={"bob": ["b@receiver.test"]})(values)
+        values["mailroom:passwords"]["bob@second.test"] = "correct horse battery"
+
+    def alone(values: dict[str, Any]) -> None:
+        both(values)
+        del values["mailroom:domains"][0], values["mailroom:passwords"]["i@example.com"]
+
+    left = wanted_records(load(alone))
+    assert left == [record for record in wanted_records(load(both)) if record.owner != "example.com"]
+    assert {record.owner for record in left} == {"smtp.example.com", "second.test"}
