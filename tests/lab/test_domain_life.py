@@ -389,20 +389,38 @@ def test_nothing_of_the_old_name_is_left(story: Story) -> None:
     marked = [record["name"] for record in ours if "mailroom:" in (record["comment"] or "")]
     assert marked
     assert [name for name in marked if not name.endswith((RENAMED, TEAM))] == []
+    is_nobody_here(story, f"bob@{SECOND}")
+
+
+def is_nobody_here(story: Story, address: str) -> None:
+    """It gets no mail and logs in nowhere, while the renamed domain's user gets mail."""
     with smtplib.SMTP(story.stack.vps.ipv4, 25, "client.test", timeout=30) as client:
         client.ehlo()
         assert client.mail("")[0] == 250
         assert client.rcpt(f"bob@{RENAMED}")[0] == 250
-        assert client.rcpt(f"bob@{SECOND}")[0] >= 500
+        assert client.rcpt(address)[0] >= 500
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
         smtplib.SMTP_SSL(story.stack.vps.ipv4, 465, "client.test", context=context, timeout=30) as client,
         pytest.raises(smtplib.SMTPAuthenticationError),
     ):
-        client.login(f"bob@{SECOND}", PASSWORD)
+        client.login(address, PASSWORD)
 
 
 def test_the_new_name_sends_and_receives(story: Story) -> None:
     assert story.selectors_of_a_message("--from", f"bob@{RENAMED}") == [(RENAMED, "m1")]
     story.arrives(f"bob@{RENAMED}", "bob@receiver.test")
+
+
+def test_the_first_domain_goes_and_costs_the_others_one_restart(story: Story) -> None:
+    story.stack.settings["mailroom:hosts"][0]["zoneId"] = zone_id(DOMAIN)  # no domain of ours names the host's zone now
+    del story.stack.settings["mailroom:dkimKeys"]  # of the domain that goes
+    story.run(*story.stack.settings["mailroom:domains"][1:], passwords=(f"bob@{RENAMED}",))
+    assert (story.restarts <= 1, story.gaps <= 1) == (True, True)
+    is_nobody_here(story, ALICE)
+    assert story.everywhere(DOMAIN, "MX") == story.everywhere(dkim.record_name("m2", DOMAIN)) == {()}
+    ours = edit_zone(story.stack.lab.plan, "GET", DOMAIN, "?per_page=1000")
+    marked = {record["name"] for record in ours if "mailroom:" in (record["comment"] or "")}
+    assert marked == {HOST}
+    assert story.selectors_of_a_message("--from", f"bob@{RENAMED}") == [(RENAMED, "m1")]
