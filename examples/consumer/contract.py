@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pulumi
 VERSION = 1  # of docs/outputs.md, which this file was written for
 NEEDED = {"submissionHost": str, "submissionPort": int, "logins": list, "users": list}
 NAMES = ("outputsVersion", *NEEDED, "passwords")
+HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 
 def read_stack(name: str) -> pulumi.Output[dict[str, Any]]:
@@ -50,6 +52,12 @@ class Contract:
         ]
         if wrong:
             self._refuse("; ".join(wrong), "deploy it once more with a version that keeps docs/outputs.md")
+        lists = [name for name, kind in NEEDED.items() if kind is list]
+        wrong = [name for name in lists if not all(isinstance(item, str) for item in outputs[name])]
+        if not HOST.fullmatch(outputs["submissionHost"]):
+            wrong.append("submissionHost")
+        if wrong:
+            self._refuse(f"no names of users or of a host are in {', '.join(wrong)}", "ask whoever runs that stack")
         self.submission_host: str = outputs["submissionHost"]
         self.submission_port = int(outputs["submissionPort"])
 

@@ -13,10 +13,14 @@ MARK = "# Written by the Pulumi stack of this application; its next run overwrit
 
 
 def text(settings: dict[str, str]) -> str:
-    """NAME='value' lines, which shells and dotenv libraries read alike; raises `ValueError` where they would not."""
-    wrong = [name for name, value in settings.items() if any(sign in value for sign in "'\n\r\\\0")]
+    """NAME='value' lines, which shells and dotenv libraries read alike; raises `ValueError` where they would not.
+
+    Some libraries put variables of the environment in for `${`, in single quotes, too.
+    """
+    wrong = [name for name, value in settings.items() if any(sign in value for sign in (*"'\n\r\\\0", "${"))]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} must not hold quotes ('), backslashes or line breaks: choose another one")
+        named = ", ".join(wrong)
+        raise ValueError(f"{named} must not hold quotes ('), backslashes, line breaks or ${{: choose another one")
     return MARK + "".join(f"{name}='{value}'\n" for name, value in settings.items())
 
 

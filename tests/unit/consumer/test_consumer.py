@@ -40,6 +40,8 @@ def test_known_outputs_are_taken_as_they_stand(contract: Any) -> None:
         ({"outputsVersion": "new"}, "its outputs have version 'new'"),
         ({"outputsVersion": None}, r"no outputs, or is no Mailroom stack\n  is the name right, and was it deployed\?"),
         ({"submissionPort": "465", "submissionHost": None}, "submissionHost is missing; submissionPort is no int"),
+        ({"submissionHost": "${DB_PASSWORD}.example.net"}, "no names of users or of a host are in submissionHost\n"),
+        ({"logins": ["i@example.com", None]}, "no names of users or of a host are in logins\n"),
     ],
 )
 def test_outputs_it_does_not_know_are_refused_with_what_to_do(contract: Any, change: Any, said: str) -> None:
@@ -110,7 +112,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("value", ["it's", "a\nb", "a\\b"])
+@pytest.mark.parametrize("value", ["it's", "a\nb", "a\\b", "a${HOME}b"])
 def test_a_value_that_libraries_read_differently_changes_nothing_and_is_not_shown(tmp_path: Path, value: str) -> None:
     path = tmp_path / ".env"
     env_file("write", path, {"SMTP_PASSWORD": "old"})
