@@ -458,6 +458,13 @@ def test_a_code_span_keeps_every_character(value: str) -> None:
     assert inline(f"x{code(value)}")[1].content == value
 
 
+@pytest.mark.parametrize("unseen", ["\u202e", "\u200b", "\u3164", "\u115f", "\ufe0f", "\U000e0041", "\u2800", "\x9b"])
+def test_what_cannot_be_seen_is_shown_as_its_number(unseen: str) -> None:
+    number = f"\\u{ord(unseen):04x}"
+    assert code(f"a{unseen}b") == f"`a{number}b`"
+    assert f"+a{number}b" in fence([f"+a{unseen}b"])
+
+
 @given(st.lists(st.text(alphabet="`~ \n<ab\t"), min_size=1, max_size=6))
 def test_a_fenced_block_is_left_only_at_its_end(lines: list[str]) -> None:
     tokens = MARKDOWN.parse(f"{fence(lines)}\n\nafter")
