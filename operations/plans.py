@@ -125,7 +125,7 @@ def require_shared_backend(stack: str) -> None:
         place = f"is {url}, a folder of one machine" if url else "is not named"
         raise SharedBackendNeeded(
             f"stack {stack}: its backend {place}; a job elsewhere finds the state only on a shared one: set "
-            f"mailroom:backend in Pulumi.{stack}.yaml, for example s3://my-bucket?region=eu-central-1"
+            f"mailroom:backend in {stacks.file_of(stack, stacks.CHECKOUT).name}, for example s3://my-bucket?region=eu-central-1"
         )
 
 
@@ -194,9 +194,9 @@ def _open(stack: str, secure: str) -> dict[str, Any]:
 
 def _key_file(stack: str, folder: Path, config: dict[str, Any]) -> Path:
     """A file of settings that has the stack's key and this configuration alone."""
-    own = yaml.safe_load((stacks.CHECKOUT / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8")) or {}
+    own = yaml.safe_load(stacks.file_of(stack, stacks.CHECKOUT).read_text(encoding="utf-8")) or {}
     keys = {name: own[name] for name in ("secretsprovider", "encryptedkey", "encryptionsalt") if name in own}
-    file = folder / f"Pulumi.{stack}.yaml"
+    file = stacks.file_of(stack, folder)
     file.write_text(yaml.safe_dump({**keys, "config": config}), encoding="utf-8")
     return file
 

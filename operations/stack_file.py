@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from operations import files
+from operations import files, stacks
 from standards.finding import Finding, Problems, error_about
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _has(host: Mapping[str, Any], address: str) -> bool:
 
 def of_stack(stack: str, checkout: Path) -> StackFile:
     """The file of a stack by its name, with or without the organization in front."""
-    return StackFile.read(checkout / f"Pulumi.{stack.rpartition('/')[2]}.yaml")
+    return StackFile.read(stacks.file_of(stack, checkout))
 
 
 def listing(address: str, checkout: Path) -> list[StackFile]:

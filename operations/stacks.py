@@ -69,6 +69,11 @@ def command(stack: str, checkout: Path = CHECKOUT, folder: Path | None = None) -
     return pulumi, {**os.environ, **variables, **(home.env if home else _own(stack, folder or checkout))}
 
 
+def file_of(stack: str, checkout: Path) -> Path:
+    """The file with a stack's settings, by the stack's name with or without the organization in front."""
+    return checkout / f"Pulumi.{stack.rpartition('/')[2]}.yaml"
+
+
 def passphrase_file(stack: str) -> Path:
     """Where scripts/new_stack.py keeps a stack's passphrase when nobody exports one."""
     return Path.home() / ".config" / "mailroom" / f"{stack}.passphrase"
@@ -101,7 +106,7 @@ def passphrase(stack: str, checkout: Path = CHECKOUT) -> str | None:
 def _own(stack: str, checkout: Path) -> dict[str, str]:
     """Backend and passphrase of a stack outside a lab, as far as they are written down."""
     try:
-        found = yaml.safe_load((checkout / f"Pulumi.{stack}.yaml").read_text(encoding="utf-8"))
+        found = yaml.safe_load(file_of(stack, checkout).read_text(encoding="utf-8"))
         backend = found["config"].get("mailroom:backend")
     except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError):
         backend = None  # the engine explains a file it cannot read

@@ -101,7 +101,7 @@ class Listing:
 
 def stack_path(stack: str) -> Path:
     """The stack's file of settings in this checkout."""
-    return stacks.CHECKOUT / f"Pulumi.{stack}.yaml"
+    return stacks.file_of(stack, stacks.CHECKOUT)
 
 
 def locked(script: str) -> str:

@@ -87,6 +87,11 @@ def test_the_plan_of_a_preview_is_what_is_applied(engine: Engine, tmp_path: Path
     assert json.loads((plan.parent / "report.json").read_text())["changes"] is False
 
 
+def test_a_stack_may_be_named_with_its_organization(engine: Engine, tmp_path: Path) -> None:
+    plans.preview("team/mailroom/prod", tmp_path)
+    assert plans.apply("team/mailroom/prod", tmp_path / "plan.json") == 0
+
+
 def test_a_plan_for_another_state_or_content_is_refused_and_nothing_is_run(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
