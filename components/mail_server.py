@@ -319,7 +319,7 @@ def _large(stack: str, resources: int) -> str:
             expected=f"at most {MANY} resources in a stack whose state is a file or a bucket",
             found=f"{resources}",
             why="the engine writes the whole state anew for each of them, so twice the size takes four times as long",
-            fix="move domains into a second stack; or run with PULUMI_SKIP_CHECKPOINTS=true, which writes the state "
+            fix="move domains into a second stack; or run with PULUMI_SKIP_CHECKPOINTS=1, which writes the state "
             "once at the end (25 times as fast with 2,300 resources), but a killed run then forgets what it made",
         )
     ).removeprefix("warning: ")

@@ -12,7 +12,6 @@ ADDRESS: Final = 254  # RFC 5321 section 4.5.3.1.3: a path is 256 with its angle
 
 TXT_STRING: Final = 255  # RFC 1035 section 3.3: one length octet
 ROTATION_TTL: Final = 3600  # seconds an old key or address may go on being used after a change; our own
-CLOUDFLARE_TXT: Final = 2048  # characters of one TXT record
 CLOUDFLARE_COMMENT: Final = 100  # characters of a record's comment on the Free plan
 
 SPF_LOOKUPS: Final = 10  # RFC 7208 section 4.6.4

@@ -62,16 +62,6 @@ def set_ptr(plan: Plan, address: str, name: str) -> None:
     _ask("PUT", f"{plan.provider_api}/ptr/{address}", {"name": name})
 
 
-def set_fault(plan: Plan, **fault: Any) -> None:
-    """Let coming API requests fail; the keywords are those of `control.Fault`."""
-    control(plan, "POST", "faults", fault)
-
-
-def clear_faults(plan: Plan) -> None:
-    """Let every API request succeed again."""
-    control(plan, "DELETE", "faults")
-
-
 def requests(plan: Plan) -> list[dict[str, Any]]:
     """What the Cloudflare and provider APIs were asked, oldest first."""
     return list(control(plan, "GET", "requests"))
