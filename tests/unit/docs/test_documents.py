@@ -18,13 +18,14 @@ from tests.unit.docs.test_guide import stack_with
 if TYPE_CHECKING:
     from pathlib import Path
 
-DOCUMENTS = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "policy/README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(CHECKOUT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 LINES = sorted({(name, line) for name, text in TEXTS.items() for block in blocks(text) for line in block.lines})
+BLOCKS = re.compile(r"```.*?```", re.DOTALL)
 INLINE = sorted({
     (name, " ".join(code.split()))
     for name, text in TEXTS.items()
-    for code in re.findall(r"`((?:scripts/\w+\.py|make) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for code in re.findall(r"`((?:scripts/\w+\.py|make|pulumi) [^`]+)`", BLOCKS.sub("", text))
 })  # fmt: skip
 LINKS = sorted({(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)})
 SNIPPETS = [(name, snippet) for name in ("README.md", "docs/operations.md", "docs/faq.md", "docs/architecture.md")
@@ -57,8 +58,8 @@ def test_an_option_that_a_script_does_not_have_would_be_found() -> None:
 @pytest.mark.parametrize(("name", "code"), INLINE)
 def test_each_command_in_a_sentence_has_the_options_it_names(name: str, code: str) -> None:
     program, *rest = code.partition(" | ")[0].split()
-    if program == "make":
-        assert rest[0] in TARGETS, name
+    if program in {"make", "pulumi"}:
+        assert rest[0] in (TARGETS if program == "make" else PULUMI), name
         return
     assert {word for word in rest if word.startswith("--")} <= parse(program, None), name
 
@@ -71,7 +72,7 @@ def test_each_link_leads_somewhere(name: str, link: str) -> None:
     target = ((CHECKOUT / name).parent / path).resolve() if path else CHECKOUT / name
     assert target.exists(), name
     if section:
-        text = re.sub(r"```.*?```", "", target.read_text(encoding="utf-8"), flags=re.DOTALL)
+        text = BLOCKS.sub("", target.read_text(encoding="utf-8"))
         assert section in {anchor(head) for head in re.findall(r"(?m)^#+ (.+)$", text)}, name
 
 
