@@ -1,6 +1,7 @@
 """`pulumi up` sets reverse DNS by the hosting provider's API, and a host takes another name with all that hangs on it.
 
 One VPS and one story: set by Contabo's API, changed by somebody and put right, renamed with Hetzner's, destroyed.
+All of it on Debian 13 and by a login that is not root's, as on the images of many providers: sudo gives it the rights.
 """
 
 from __future__ import annotations
@@ -24,16 +25,23 @@ if TYPE_CHECKING:
     from lab.client import Lab
 
 NEW_NAME = f"mail.{DOMAIN}"
+OPERATOR = "debian"  # who may do everything by sudo, without a password
 CANARIES = (CONTABO["clientSecret"], CONTABO["apiPassword"], HETZNER_TOKEN)
 
 
 @pytest.fixture(scope="module")
 def stack(lab: Lab) -> Iterator[Stack]:
     """A VPS with the reverse DNS it is sold with: the provider's name over IPv4, none over IPv6."""
-    vps = lab.fresh_vps(octet=60, installed=INSTALLED)
+    vps = lab.fresh_vps(octet=60, suite="trixie", installed=(*INSTALLED, "sudo"))
     plan = lab.plan
     made = Stack(lab, vps, contabo={**CONTABO, "apiUrl": plan.contabo_api, "authUrl": plan.contabo_login})
-    made.settings["mailroom:hosts"][0]["reverseDns"] = {"provider": "contabo"}
+    made.settings["mailroom:hosts"][0] |= {"reverseDns": {"provider": "contabo"}, "ssh": {"user": OPERATOR}}
+    for command in (
+        f"useradd -m {OPERATOR} && install -D -o {OPERATOR} -m 600 {{/root,/home/{OPERATOR}}}/.ssh/authorized_keys",
+        f"echo '{OPERATOR} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{OPERATOR}",
+    ):
+        done = vps.ssh(command)
+        assert done.returncode == 0, done.stderr
     made.settings["mailroom:drainTimeout"] = 5
     lab.set_ptr(vps.ipv4, "vps60.provider.test")
     lab.dns.delete(owner(str(vps.ipv6)), "PTR")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from components.host.requirements import SUPPORTED
 from components.settings import Settings
 from docs.__main__ import made
 from docs.settings_reference import anchor
+from lab.base import SUITES
 from tests.unit.docs.commands import CHECKOUT, blocks, commands, parse, plain
 from tests.unit.docs.test_guide import stack_with
 
@@ -31,6 +33,7 @@ LINKS = sorted({(name, link) for name, text in TEXTS.items() for link in re.find
 SNIPPETS = [(name, snippet) for name in ("README.md", "docs/operations.md", "docs/faq.md", "docs/architecture.md")
             for snippet in re.findall(r"```yaml\n(.*?)```", TEXTS[name], re.DOTALL)]  # fmt: skip
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8")))
+BOOTED = {"bookworm": "Debian 12", "trixie": "Debian 13"}
 PULUMI = {"cancel", "config", "destroy", "import", "login", "preview", "refresh", "stack", "state", "up"}
 
 
@@ -91,6 +94,16 @@ def test_a_picture_loads_nothing_and_shows_no_place_of_the_machine_it_was_made_o
     for path in (CHECKOUT / "docs/pictures").glob("*.svg"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?:url\(|href=[\"'])(?!#)|/tmp|/root|/home", text.replace('url("#', "url(#")), path.name
+
+
+def test_the_readme_names_the_systems_that_no_test_boots() -> None:
+    told = re.search(r"([^.;]+) are booted in the tests; (.+?) cannot be booted", " ".join(TEXTS["README.md"].split()))
+    assert told
+    booted, judged = (set(re.findall(r"\w+ \d+(?:\.\d+)?", part)) for part in told.groups())
+    assert booted | judged == {known.name for known in SUPPORTED}
+    assert booted == {BOOTED[suite] for suite in SUITES}
+    ordered = "".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "tests/lab").glob("test_*.py"))
+    assert all(f'suite="{suite}"' in ordered for suite in SUITES[1:]), "the first is the default"
 
 
 def test_each_block_of_operations_names_tests_that_there_are() -> None:
