@@ -51,15 +51,26 @@ def is_host_script(path: Path) -> bool:
     return path.read_text(encoding="utf-8").startswith("#!")
 
 
+def scripts() -> list[Path]:
+    """What stands flat on a host: scripts, and what they import."""
+    paths = [path for path in sorted(COMPONENTS.glob("*/*.py")) if is_host_script(path)]
+    return paths + [COMPONENTS / name for name in LIBRARIES]
+
+
+def modules() -> dict[str, Path]:
+    """The packages' modules, as `folder/file`."""
+    return {
+        f"{folder}/{path.name}": path
+        for folder, package in PACKAGES.items()
+        for path in sorted((COMPONENTS / package).glob("*.py"))
+    }
+
+
 @cache
 def bundle() -> Bundle:
     """Collect the scripts of every part; two of one name are a programming error."""
-    paths = [path for path in sorted(COMPONENTS.glob("*/*.py")) if is_host_script(path)]
-    paths += [COMPONENTS / name for name in LIBRARIES]
+    paths = scripts()
     files = {path.name: path.read_text(encoding="utf-8") for path in paths}
     if len(files) != len(paths):
         raise ValueError(f"two host scripts share a file name: {sorted(path.name for path in paths)}")
-    for folder, package in PACKAGES.items():
-        modules = sorted((COMPONENTS / package).glob("*.py"))
-        files |= {f"{folder}/{path.name}": path.read_text(encoding="utf-8") for path in modules}
-    return Bundle(files)
+    return Bundle(files | {name: path.read_text(encoding="utf-8") for name, path in modules().items()})

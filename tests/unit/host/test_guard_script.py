@@ -128,6 +128,18 @@ def test_updates_are_those_of_security_and_never_reboot(guarded: FakeHost) -> No
     assert "#clear Unattended-Upgrade::Allowed-Origins;" in text
 
 
+def test_ubuntu_gets_the_security_updates_of_ubuntu(guarded: FakeHost) -> None:
+    """As its own 50unattended-upgrades names them, `${distro_id}` filled in, without the -updates it leaves out."""
+    archives = [("Ubuntu", "security"), ("UbuntuESMApps", "apps-security"), ("UbuntuESM", "infra-security")]
+    wanted = [f"origin={origin},archive=${{distro_codename}}-{archive}" for origin, archive in archives]
+    told = [f"Unattended-Upgrade::Origins-Pattern:: {origin}" for origin in wanted]
+    guarded.tell("os-release", 'PRETTY_NAME="Ubuntu 24.04.3 LTS"\nID=ubuntu\nID_LIKE=debian\n')
+    guarded.tell("apt", "\n".join([*told, "APT::Periodic::Unattended-Upgrade 1"]))
+    status, said = run(guarded)
+    assert status == 0, said
+    assert re.findall(r'(?m)^\t"(origin=.*)";$', (guarded.root / "apt.conf.d/99").read_text()) == wanted
+
+
 def test_a_time_service_that_is_there_stays_and_another_is_not_started(guarded: FakeHost) -> None:
     guarded.tell("known/chrony.service")
     assert "clock: chrony started" in run(guarded)[1]
