@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ from components.settings import Settings
 from operations import interview, new_stack, questions, stacks
 from operations.cloudflare import Account, ApiError
 from operations.new_stack import Answers, Existing, draft
+from scripts import new_stack as command
 from standards.finding import Problems
 
 if TYPE_CHECKING:
@@ -155,6 +158,40 @@ def test_the_shipped_example_and_no_file_are_nobodys(tmp_path: Path) -> None:
     assert new_stack.is_free(example)
     example.write_text(Path("tests/data/Pulumi.example.yaml").read_text())
     assert new_stack.is_free(example)
+
+
+def test_the_copy_of_the_tests_is_the_shipped_example_until_somebody_puts_a_stack_in_its_place() -> None:
+    shipped = Path("Pulumi.prod.yaml")
+    if shipped.exists() and new_stack.is_free(shipped):
+        assert shipped.read_text() == Path("tests/data/Pulumi.example.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "there", "answer", "replaced"),
+    [
+        ([], "example", None, True),
+        ([], "another", None, False),
+        ([], "another", "n", False),
+        ([], "another", "y", True),
+        (["--yes"], "another", None, True),
+    ],
+    ids=["the example, unasked", "nobody to ask", "no", "yes", "--yes"],
+)
+def test_any_other_file_is_replaced_on_confirmation_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: list[str], there: str, answer: str | None, *, replaced: bool
+) -> None:
+    file, written = tmp_path / "Pulumi.prod.yaml", []
+    example = Path("tests/data/Pulumi.example.yaml").read_text()
+    file.write_text(example if there == "example" else "config: {}\n")
+    monkeypatch.setattr(sys, "argv", ["new_stack.py", "prod", *flag])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: answer is not None))
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    monkeypatch.setattr(interview, "answers", lambda *_, **__: ANSWERS)
+    monkeypatch.setattr(new_stack, "path_of", lambda _: file)
+    monkeypatch.setattr(new_stack, "look", lambda _: (ZONE, Existing()))
+    monkeypatch.setattr(new_stack, "write", lambda made, _: written.append(made))
+    assert command.main() == (0 if replaced else command.NOT_CONFIRMED)
+    assert len(written) == replaced
 
 
 @pytest.mark.parametrize(
