@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from components.chasquid import build, config
 from components.host.bundle import bundle
 from components.settings import Settings
+from lab.shell import wait_until
 from standards import passwords
 from tests.lab.program import INSTALLED
 
@@ -226,7 +227,32 @@ def test_a_new_user_logs_in_without_a_restart(server: Server) -> None:
     assert server.pid() == pid
 
 
-def test_a_removed_user_stays_removed_when_the_old_release_is_gone(server: Server) -> None:
+def test_a_removed_user_and_its_alias_are_unknown_at_once_without_a_restart(server: Server) -> None:
+    server.secret[USER_FILE]["lines"] = lines_of_users({"alice": PASSWORD, "bob": "bobs secret"})
+    server.plain[ALIASES]["lines"] += ["bob: bob@receiver.test"]
+    assert server.activate().returncode == 0
+    assert wait_until(lambda: known(server, "alice", "bob") == [250, 250], timeout=10)
+    pid = server.pid()
+    server.reset()
+    assert "without a restart" in (answer := server.activate()).stdout, answer.stderr
+    assert wait_until(lambda: known(server, "alice", "bob") == [250, 550], timeout=10)
+    with (
+        smtplib.SMTP_SSL(server.vps.ipv4, 465, local_hostname="client.test", context=trusting()) as client,
+        pytest.raises(smtplib.SMTPAuthenticationError),
+    ):
+        client.login(f"bob@{DOMAIN}", "bobs secret")
+    assert server.pid() == pid
+
+
+def known(server: Server, *users: str) -> list[int]:
+    """What a stranger is told of each address."""
+    with smtplib.SMTP(server.vps.ipv4, 25, local_hostname="client.test", timeout=20) as stranger:
+        stranger.ehlo()
+        stranger.mail("")
+        return [stranger.rcpt(f"{user}@{DOMAIN}")[0] for user in users]
+
+
+def test_changes_count_when_the_release_that_the_process_started_from_is_gone(server: Server) -> None:
     """The process lives on in the release it started from; that must not be removed below it."""
     for number in range(3):
         server.plain[ALIASES]["lines"] = [f"alice: alice{number}@receiver.test"]
@@ -360,13 +386,17 @@ def test_wrong_passwords_are_named_by_user_alone(server: Server) -> None:
     assert "CANARY" not in answer.stderr
 
 
-def submit(server: Server, subject: str) -> None:
+def trusting() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # self-made; others test the certificate
+    return context
+
+
+def submit(server: Server, subject: str) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = f"alice@{DOMAIN}", "check@receiver.test", subject
     message.set_content("Hello\n")
-    with smtplib.SMTP_SSL(server.vps.ipv4, 465, local_hostname="client.test", context=context) as client:
+    with smtplib.SMTP_SSL(server.vps.ipv4, 465, local_hostname="client.test", context=trusting()) as client:
         client.login(f"alice@{DOMAIN}", PASSWORD)
         client.send_message(message)
 

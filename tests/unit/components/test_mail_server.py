@@ -323,6 +323,21 @@ def test_two_hosts_and_two_domains_have_steps_and_records_of_their_own(run_progr
     assert all(address in spf for address in ("198.51.100.10", "198.51.100.11", "2001:db8:99::11"))
 
 
+def test_a_host_that_is_taken_out_takes_what_is_its_own_and_no_step_runs_on_the_other(run_program: Any) -> None:
+    def double(config: dict[str, Any]) -> None:
+        other = {"name": "smtp2.example.test", "ipv4": "198.51.100.11", "ipv6": "2001:db8:99::11"}
+        config["mailroom:hosts"].append(config["mailroom:hosts"][0] | other)
+
+    before, after = run_program(double), run_program()
+    gone = set(before.resources) - set(after.resources)
+    assert {"smtp2.example.test/uninstall", "smtp2.example.test/a", "example.test/mx/smtp2.example.test"} <= gone
+    assert all("smtp2.example.test" in name for name in gone)
+    steps = after.names(COMMAND)
+    assert f"{HOST}/activate" in steps
+    assert [name for name in steps if before.inputs(name) != after.inputs(name)] == []
+    assert "198.51.100.11" not in revealed(after.inputs("example.test/spf-hosts")["content"])
+
+
 def test_another_certificate_authority_is_served_at_once(run_program: Any) -> None:
     def other(config: dict[str, Any]) -> None:
         config["mailroom:acme"]["directory"] = "letsencrypt"
