@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from lab.internet.client import edit_zone
 from lab.internet.names import CLOUDFLARE_TOKEN, READ_TOKEN
 from lab.shell import wait_until
 from operations import sbom, stacks
+from operations.backup import places
 from tests.lab.program import DOMAIN, HOST, INSTALLED, split
 from tests.lab.workflow import Job, Runner, environment, github
 
@@ -234,3 +236,20 @@ def test_a_file_backend_ends_the_preview_with_one_clear_line(team: Team, tmp_pat
         f"only on a shared one: set mailroom:backend in Pulumi.{STACK}.yaml, for example "
         "s3://my-bucket?region=eu-central-1\n"
     )
+
+
+def test_a_bucket_keeps_backups(bucket: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By restic, as `backup.py --to restic:s3:...` uses it, beside the state."""
+    for name, value in {**KEYS, "RESTIC_PASSWORD": "x", "RESTIC_CACHE_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    endpoint = re.search(r"endpoint=(http://[^&]+)", bucket[0])
+    assert endpoint
+    place = places.place(f"restic:s3:{endpoint[1]}/state/backups")
+    first, second = "prod-20990101T000000Z", "prod-20990102T000000Z"
+    for name in (first, second):
+        with place.writing(name) as folder:
+            (folder / "manifest.json").write_text(name)
+    assert place.prune("prod", 1) == [first]
+    assert place.names() == [second]
+    with place.reading(second) as folder:
+        assert (folder / "manifest.json").read_text() == second
