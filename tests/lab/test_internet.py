@@ -21,6 +21,7 @@ import pytest
 from lab.internet import client
 from lab.internet.certificates import CA_CERTIFICATE
 from lab.internet.names import CLOUDFLARE_TOKEN, RECEIVER_MX, zone_id
+from tests.lab.program import deliver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,21 +129,11 @@ def test_the_acme_directory_is_served_with_a_certificate_of_the_labs_ca(lab: Lab
     assert "BEGIN CERTIFICATE" in client.acme_roots(lab.plan)
 
 
-def send(lab: Lab, server: str, subject: str) -> None:
-    context = ssl.create_default_context(cafile=str(CA_CERTIFICATE))
-    with smtplib.SMTP(server, local_hostname="forger.test", timeout=20) as smtp:
-        smtp._host = RECEIVER_MX  # type: ignore[attr-defined]  # the name the certificate is verified for
-        smtp.starttls(context=context)
-        smtp.sendmail(
-            "boss@second.test", ["check@receiver.test"], f"From: boss@second.test\r\nSubject: {subject}\r\n\r\nPay.\r\n"
-        )
-
-
 def test_a_forged_message_is_kept_with_its_verdict(lab: Lab) -> None:
     spf = ("second.test", "TXT", ["v=spf1 -all"])
     policy = ("_dmarc.second.test", "TXT", ["v=DMARC1; p=quarantine"])
     with published(lab, spf=spf, policy=policy):
-        send(lab, lab.plan.receiver.ipv6, "forged and kept")
+        deliver(lab, lab.plan.receiver.ipv6, "boss@second.test", "forged and kept")
     verdict = lab.wait_message(lambda message: message["subject"] == "forged and kept")
     assert (verdict["spf"], verdict["dkim"], verdict["dmarc"]) == ("fail", [], "fail")
     assert (verdict["dmarc_policy"], verdict["fcrdns"]) == ("quarantine", False)
@@ -153,5 +144,5 @@ def test_a_forged_message_is_kept_with_its_verdict(lab: Lab) -> None:
 def test_a_forged_message_is_refused_where_the_domain_asks_for_it(lab: Lab) -> None:
     policy = ("_dmarc.second.test", "TXT", ["v=DMARC1; p=reject"])
     with published(lab, policy=policy), pytest.raises(smtplib.SMTPDataError, match="DMARC"):
-        send(lab, lab.plan.receiver.ipv4, "forged and refused")
+        deliver(lab, lab.plan.receiver.ipv4, "boss@second.test", "forged and refused")
     assert not [message for message in lab.messages() if message["subject"] == "forged and refused"]

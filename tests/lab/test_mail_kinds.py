@@ -5,6 +5,7 @@ One stack, one run, read at every name server.
 
 from __future__ import annotations
 
+import smtplib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from operations import dns as outside
 from operations import stacks, status
 from tests.lab.consumer import Consumer
 from tests.lab.live_run import forget
-from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
+from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack, deliver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
         "mail": "external",
         "mx": [COLLEAGUES_MX],
         "users": [{"name": "alice", "export": True}],
+        "dmarc": {"policy": "quarantine"},
     }
     silent = {"name": SILENT, "zoneId": zone_id(SILENT), "mail": "none"}
     made = Stack(lab, vps, domains=[external, silent])
@@ -108,6 +110,15 @@ def test_a_domain_without_mail_says_so_at_every_name_server(
     stack: Stack, name: str, kind: str, value: str | None
 ) -> None:
     assert everywhere(stack, name, kind) == {(value,) if value else ()}
+
+
+def test_a_forged_message_is_treated_as_the_published_policy_asks(stack: Stack) -> None:
+    lab = stack.lab
+    deliver(lab, lab.plan.receiver.ipv4, f"alice@{DOMAIN}", "forged and kept")
+    verdict = lab.wait_message(lambda message: message["subject"] == "forged and kept")
+    assert (verdict["dmarc"], verdict["dmarc_policy"]) == ("fail", "quarantine")
+    with pytest.raises(smtplib.SMTPDataError, match="DMARC"):
+        deliver(lab, lab.plan.receiver.ipv4, f"alice@{SILENT}", "forged and refused")
 
 
 def test_the_mail_server_does_not_take_mail_for_a_domain_without_mail(stack: Stack) -> None:
