@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from components.host import hostlib
+    from components.host import hostlib, systems
 
     Wanted = Mapping[str, Any]
 else:
     import hostlib
+    import systems
 
 MEMORY = Path("/etc/mailroom-host/bootstrap")  # a folder for each setting that is in force, and `packages.json`
 ZONES = Path("/usr/share/zoneinfo")
@@ -37,7 +38,6 @@ SOURCE_PARTS = Path("/etc/apt/sources.list.d")
 OS_RELEASE = Path("/etc/os-release")
 BUILT_IN = "C.UTF-8"  # part of libc-bin
 NEEDS = {"timezone": "tzdata", "locale": "locales"}  # setting -> the package it needs
-ARCHIVES = frozenset({"debian", "debian.list", "ubuntu", "ubuntu-ports"})  # last word of a distribution's URI
 ONE_LINE = re.compile(r"(?P<head>deb(?:-src)?\s+(?:\[[^]]*]\s+)?)(?P<uris>\S+)\s+(?P<suites>\S+)(?P<components>.*)")
 MIRROR_LIMIT = 60  # seconds
 # Nothing but the signed list of a suite's contents: kilobytes, where a whole update fetches megabytes.
@@ -210,7 +210,7 @@ def deb822(text: str, mirror: str) -> tuple[str, int]:
 def _is_archive(uris: Sequence[str], suites: Sequence[str], components: Sequence[str], mirror: str) -> bool:
     """Whether an entry is the distribution's main archive: neither its security archive nor somebody else's."""
     security = all(suite.endswith(("-security", "/updates")) for suite in suites)
-    known = all(uri.rstrip("/").rpartition("/")[2] in ARCHIVES or uri.rstrip("/") == mirror for uri in uris)
+    known = all(uri.rstrip("/").rpartition("/")[2] in systems.ARCHIVES or uri.rstrip("/") == mirror for uri in uris)
     return known and "main" in components and not security
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 COMPONENTS = Path(__file__).resolve().parent.parent
 # Host scripts carry a shebang; what they import from one another on the host does not.
-LIBRARIES = ("host/bootstrap.py", "host/firewall.py", "host/hostlib.py", "host/network.py", "host/sshd.py")
+LIBRARIES = ("host/bootstrap.py", "host/firewall.py", "host/hostlib.py", "host/network.py", "host/sshd.py",
+             "host/systems.py")  # fmt: skip
 PACKAGES = {"policy": "chasquid/policy"}  # folder in the bundle -> the package it holds
 DIRECTORY = "/usr/local/lib/mailroom"
 

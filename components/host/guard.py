@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from components.host import firewall, hostlib, sshd
+    from components.host import firewall, hostlib, sshd, systems
 else:
     import firewall
     import hostlib
     import sshd
+    import systems
 
 FAIL2BAN = Path("/etc/fail2ban")
 JAILS = {"sshd": "jail.d/mailroom-sshd.conf", "chasquid": "jail.d/mailroom-chasquid.conf"}
@@ -46,17 +47,6 @@ ignoreregex ={network}
 OS_RELEASE = Path("/etc/os-release")
 UPGRADES = Path("/etc/apt/apt.conf.d/99mailroom-upgrades")
 APT_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
-SECURITY = {
-    "debian": [
-        "origin=Debian,codename=${distro_codename},label=Debian-Security",
-        "origin=Debian,codename=${distro_codename}-security,label=Debian-Security",
-    ],
-    "ubuntu": [
-        "origin=Ubuntu,archive=${distro_codename}-security",
-        "origin=UbuntuESMApps,archive=${distro_codename}-apps-security",
-        "origin=UbuntuESM,archive=${distro_codename}-infra-security",
-    ],
-}
 APT = """\
 // Written by Mailroom; a change here is undone by the next `pulumi up`. Security updates, daily, and no reboot.
 APT::Periodic::Enable "1";
@@ -148,7 +138,7 @@ def undo() -> list[str]:
 def upgrades() -> list[str]:
     """Security updates without anybody: written, enabled, and seen to count."""
     release = dict(re.findall(r'(?m)^([A-Z_]+)="?([^"\n]*)"?$', OS_RELEASE.read_text(encoding="utf-8")))
-    origins = SECURITY[release["ID"]]
+    origins = systems.SECURITY[release["ID"]]
     changed = hostlib.write_file(UPGRADES, APT.format(origins="\n".join(f'\t"{origin}";' for origin in origins)))
     told = hostlib.run(["apt-config", "dump", "--no-empty", "--format", "%F %v%n"]).stdout.splitlines()
     counting = sorted(

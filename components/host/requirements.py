@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Protocol
 
+from components.host.systems import PYTHON, SUPPORTED
 from standards.finding import Finding, Severity
 
 if TYPE_CHECKING:
@@ -35,26 +35,9 @@ class Wanted(Protocol):
     def network(self) -> NetworkSettings | None: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
-class SupportedOs:
-    """An operating system our scripts are tested for, as /etc/os-release names it."""
-
-    id: str
-    version: str
-    name: str
-
-
-SUPPORTED = (
-    SupportedOs("debian", "12", "Debian 12"),
-    SupportedOs("debian", "13", "Debian 13"),
-    SupportedOs("ubuntu", "22.04", "Ubuntu 22.04"),
-    SupportedOs("ubuntu", "24.04", "Ubuntu 24.04"),
-    SupportedOs("ubuntu", "26.04", "Ubuntu 26.04"),
-)
 CLOCK_TOLERANCE = 60  # seconds
 DISK_MB = 500
 MEMORY_MB = 256
-PYTHON = (3, 10)  # what Ubuntu 22.04 has
 ARCHITECTURES = ("amd64", "arm64")
 PORTS = {25: "SMTP", 465: "submission over TLS", 587: "submission"}
 OUR_PROGRAM = "/usr/local/lib/mailroom/chasquid/"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from components.host.requirements import SUPPORTED
+from components.host.systems import SUPPORTED
 from components.settings import Settings
 from docs.__main__ import made
 from docs.settings_reference import anchor

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from components.host import facts
-from components.host.requirements import SUPPORTED, judge, unreadable
+from components.host.requirements import judge, unreadable
+from components.host.systems import SUPPORTED
 from components.settings import HostSettings, NetworkSettings
 
 if TYPE_CHECKING:
