@@ -186,7 +186,7 @@ def target_of(term: str) -> str:
 def as_settings(texts: Iterable[str], domain: str) -> dict[str, Any]:
     """What `spf` of a domain has to say so that all that these records allow stays allowed; our own include aside.
 
-    A redirect becomes an include; `exp`, and `ptr`, which nobody should use, are left out.
+    A redirect becomes an include; `exp`, `ptr`, which nobody should use, and includes that let nobody pass are left out.
     """
     mechanisms: list[str] = []
     includes: list[str] = []
@@ -196,7 +196,8 @@ def as_settings(texts: Iterable[str], domain: str) -> dict[str, Any]:
         if name == "all":
             ends.append(term.lower())
         elif name in {"include", "redirect"}:
-            includes.append(target_of(term))
+            if term[0] not in "-~?":
+                includes.append(target_of(term))
         elif name not in {"exp", "ptr"} and "=" not in term:
             try:
                 mechanisms.append(mechanism(bare))

@@ -155,6 +155,8 @@ def test_every_command_of_the_guide_works_as_it_is_written(reader: Reader) -> No
     said = dict(reader.said)
     told = "\n".join(said.values())
     assert reader.vps.host_key.split()[1] in new_stack.path_of(STACK).read_text()
+    shown = reader.vps.ssh("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[1]
+    assert shown in next(text for command, text in reader.said if "--pin" in command)
     assert "DKIM" in next(text for command, text in reader.said if "--explain" in command)
     secrets = [CLOUDFLARE_TOKEN, ACME_TOKEN, stacks.passphrase_file(STACK).read_text().strip()]
     assert [secret for secret in secrets if secret in told] == []

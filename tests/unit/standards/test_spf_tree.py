@@ -157,6 +157,7 @@ def test_the_terms_of_a_record_become_the_lines_of_our_settings() -> None:
         "includes": ["_spf.x.test"],
         "all": "~all",
     }
+    assert spf.as_settings(["v=spf1 ?include:a.test -include:b.test ~include:c.test ~all"], "d.test") == {"all": "~all"}
 
 
 @pytest.mark.parametrize(
