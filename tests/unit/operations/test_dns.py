@@ -180,8 +180,6 @@ def bind_all() -> list[Server]:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(operations_dns, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(operations_dns, "QUERY_SECONDS", 0.2)
-    monkeypatch.setattr(operations_dns, "RESOLVE_SECONDS", 0.4)
     servers = bind_all()
     for server in servers:
         server.start()
@@ -222,6 +220,7 @@ def test_the_resolver_is_never_asked_for_the_name_itself_lest_it_remembers_that_
     assert not {name for name in asked if "smtp" in name or "_domainkey" in name}
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_delegation_below_the_known_zone_is_followed(world: World) -> None:
     for server in (world.ns1, world.ns2):
         server.referrals["deep.example.test."] = "ns1.deep.test."
@@ -250,6 +249,14 @@ def test_a_server_without_an_address_is_kept_as_one_that_cannot_be_asked(world: 
     ]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For who asks a server that is silent; all others have the time that a busy machine may take."""
+    monkeypatch.setattr(operations_dns, "QUERY_SECONDS", 0.2)
+    monkeypatch.setattr(operations_dns, "RESOLVE_SECONDS", 0.4)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_resolver_that_does_not_answer_is_named(world: World) -> None:
     world.recursive.silent = True
     with pytest.raises(CouldNotTell, match=r"resolver 127\.0\.0\.1 does not answer for example\.test SOA"):
@@ -323,6 +330,7 @@ def test_a_name_that_does_not_exist_has_no_values(world: World) -> None:
     assert ask(server_of(world), "nothing.example.test", "TXT") == []
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -367,6 +375,7 @@ def test_when_time_is_out_each_lagging_server_is_named_with_what_it_has_instead(
     assert (finding.expected, finding.found) == ("v=DKIM1; p=abc", "v=DKIM1; p=old")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_does_not_answer_counts_as_one_that_does_not_have_it(world: World) -> None:
     world.publish(KEY_OWNER, "TXT", '"v=DKIM1; p=abc"')
     world.ns2.silent = True
@@ -374,6 +383,7 @@ def test_a_server_that_does_not_answer_counts_as_one_that_does_not_have_it(world
         world.expect(KEY)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_one_address_that_answers_is_enough_for_a_server_with_several(world: World) -> None:
     world.publish(KEY_OWNER, "TXT", '"v=DKIM1; p=abc"')
     world.recursive.records["ns2.lab.test.", "AAAA"] = ["::1"]
@@ -467,6 +477,7 @@ def test_reverse_servers_that_differ_are_a_finding_of_its_own(pointing: World) -
     assert "ns2.lab.test says old.example.test" in finding.found
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_silent_reverse_server_is_a_finding_of_its_own(pointing: World) -> None:
     pointing.resolver.authoritative(REVERSE4)
     pointing.ns2.rcode = dns.rcode.SERVFAIL
