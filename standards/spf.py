@@ -186,7 +186,7 @@ def target_of(term: str) -> str:
 def as_settings(texts: Iterable[str], domain: str) -> dict[str, Any]:
     """What `spf` of a domain has to say so that all that these records allow stays allowed; our own include aside.
 
-    A redirect becomes an include; `exp`, `ptr`, which nobody should use, and includes that let nobody pass are left out.
+    A redirect becomes an include. Left out: `exp`, `ptr`, which nobody should use, and includes that let nobody pass.
     """
     mechanisms: list[str] = []
     includes: list[str] = []

@@ -13,7 +13,7 @@ import pytest
 
 from lab.internet.names import COLLEAGUES_MX, zone_id
 from operations import dns as outside
-from operations import stacks, status
+from operations import explain, stacks, status
 from tests.lab.consumer import Consumer
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack, deliver
@@ -83,6 +83,15 @@ def test_mail_of_our_own_user_to_a_mailbox_elsewhere_arrives_there(stack: Stack)
     assert message["mail_from"] == f"alice@{DOMAIN}"
     assert (message["spf"], message["dmarc"]) == ("pass", "pass")
     assert message["tls"], "the colleagues offer TLS"
+
+
+def test_a_delivered_message_is_explained_as_it_was_sent(stack: Stack) -> None:
+    message = stack.lab.wait_message(lambda message: message["rcpt_to"] == [f"bob@{DOMAIN}"])
+    found = explain.read(message["path"]).as_json()
+    (leg,) = found["legs"]
+    assert (leg["kind"], leg["by"], leg["logged_in"]) == ("submission", HOST, True)
+    assert leg["delay_seconds"] is not None
+    assert found["headers"]["subject"] == message["subject"]
 
 
 def test_a_domain_with_mailboxes_elsewhere_is_sent_for_and_keeps_its_mx(stack: Stack) -> None:
