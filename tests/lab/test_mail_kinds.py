@@ -91,7 +91,7 @@ def test_a_delivered_message_is_explained_as_it_was_sent(stack: Stack) -> None:
     (leg,) = found["legs"]
     assert (leg["kind"], leg["by"], leg["logged_in"]) == ("submission", HOST, True)
     assert leg["delay_seconds"] is not None
-    assert found["headers"]["subject"] == message["subject"]
+    assert found["subject"] == message["subject"]
 
 
 def test_a_domain_with_mailboxes_elsewhere_is_sent_for_and_keeps_its_mx(stack: Stack) -> None:

@@ -162,6 +162,9 @@ def team(lab: Lab, agent: None, bucket: tuple[str, Path], tmp_path_factory: pyte
         made = Team(folder, runner, lab, vps, bucket[0])
         made.deploy()
         yield made
+    for record in made.records():  # the next module has the same zone
+        if "mailroom:" in (record["comment"] or ""):
+            edit_zone(lab.plan, "DELETE", DOMAIN, f"/{record['id']}")
 
 
 def test_a_pull_request_is_previewed_told_and_applied_as_its_plan_says(team: Team, bucket: tuple[str, Path]) -> None:
