@@ -19,7 +19,7 @@ _HOST_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _DOT_ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _USER: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _SELECTOR: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-_ZONE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 _HTTP_URL: Final = re.compile(r"(https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~%+-]+)*)/?")
 _TIMEZONE: Final = re.compile(r"[A-Z][A-Za-z0-9_+-]*(/[A-Z][A-Za-z0-9_+-]*){0,2}")
 _LOCALE: Final = re.compile(r"C\.UTF-8|[a-z]{2,3}_[A-Z]{2}\.UTF-8")
@@ -263,27 +263,31 @@ def selector(text: str) -> str:
 
 def zone_id(text: str) -> str:
     """The id of a Cloudflare zone."""
-    value = text.strip().lower()
-    if not _ZONE_ID.fullmatch(value):
-        raise Invalid(
-            f"{shown(text)} is not a zone id",
-            id="zone-id-invalid",
-            expected='32 hexadecimal digits such as "0123456789abcdef0123456789abcdef"',
-            fix="copy 'Zone ID' from the zone's overview page in the Cloudflare dashboard",
-        )
-    return value
+    return _id(
+        text,
+        "a zone id",
+        id="zone-id-invalid",
+        example="0123456789abcdef0123456789abcdef",
+        fix="copy 'Zone ID' from the zone's overview page in the Cloudflare dashboard",
+    )
 
 
 def record_id(text: str) -> str:
     """The id of a record in a Cloudflare zone."""
+    return _id(
+        text,
+        "the id of a record",
+        id="record-id-invalid",
+        example="372e67954025e0ba6aaa6d586b9e0b59",
+        fix="scripts/adopt.py --stack STACK lists the records with their ids, and writes them itself",
+    )
+
+
+def _id(text: str, what: str, *, id: str, example: str, fix: str) -> str:  # noqa: A002  (a finding's field)
     value = text.strip().lower()
-    if not _ZONE_ID.fullmatch(value):
-        raise Invalid(
-            f"{shown(text)} is not the id of a record",
-            id="record-id-invalid",
-            expected='32 hexadecimal digits such as "372e67954025e0ba6aaa6d586b9e0b59"',
-            fix="scripts/adopt.py --stack STACK lists the records with their ids, and writes them itself",
-        )
+    if not _ID.fullmatch(value):
+        expected = f'32 hexadecimal digits such as "{example}"'
+        raise Invalid(f"{shown(text)} is not {what}", id=id, expected=expected, fix=fix)
     return value
 
 
