@@ -123,11 +123,11 @@ def test_a_domain_without_mail_says_so_at_every_name_server(
 
 def test_a_forged_message_is_treated_as_the_published_policy_asks(stack: Stack) -> None:
     lab = stack.lab
-    deliver(lab, lab.plan.receiver.ipv4, f"alice@{DOMAIN}", "forged and kept")
-    verdict = lab.wait_message(lambda message: message["subject"] == "forged and kept")
+    deliver(lab, lab.plan.receiver.ipv4, f"alice@{DOMAIN}", "forged and quarantined")
+    verdict = lab.wait_message(lambda message: message["subject"] == "forged and quarantined")
     assert (verdict["dmarc"], verdict["dmarc_policy"]) == ("fail", "quarantine")
     with pytest.raises(smtplib.SMTPDataError, match="DMARC"):
-        deliver(lab, lab.plan.receiver.ipv4, f"alice@{SILENT}", "forged and refused")
+        deliver(lab, lab.plan.receiver.ipv4, f"alice@{SILENT}", "forged and turned away")
 
 
 def test_the_mail_server_does_not_take_mail_for_a_domain_without_mail(stack: Stack) -> None:
