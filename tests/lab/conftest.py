@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lab.client import Vps
+
+
+# A shell starts its background jobs deaf to Ctrl-C, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
