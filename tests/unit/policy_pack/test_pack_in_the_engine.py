@@ -9,42 +9,75 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 from lab.engine import build
 from mailroom_policy.rules import RULES
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Preview = Callable[..., subprocess.CompletedProcess[str]]
+
 ROOT = Path(__file__).parents[3]
-PROGRAM = Path(__file__).with_name("unsafe_program.py")
-PROJECT = {"name": "unsafe", "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}}}
+PROGRAM = Path(__file__).with_name("program.py")
+PROJECT = {"name": "judged", "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}}}
+CANARY = secrets.token_hex(16)
+LEVELS = {rule.name: "mandatory" if rule.mandatory else "advisory" for rule in RULES}
 
 
-def test_a_program_that_breaks_every_rule_is_stopped_in_its_preview_by_each_and_no_secret_is_told(
-    tmp_path: Path,
-) -> None:
-    engine, canary = build.find(ROOT), secrets.token_hex(16)
-    (tmp_path / "Pulumi.yaml").write_text(json.dumps(PROJECT))
-    (tmp_path / "__main__.py").write_text(PROGRAM.read_text())
-    (tmp_path / "state").mkdir()
+@pytest.fixture(scope="module")
+def preview(tmp_path_factory: pytest.TempPathFactory) -> Preview:
+    """A preview of the program, that breaks the rules it is given, under the pack."""
+    engine, place = build.find(ROOT), tmp_path_factory.mktemp("judged")
+    (place / "Pulumi.yaml").write_text(json.dumps(PROJECT))
+    (place / "__main__.py").write_text(PROGRAM.read_text())
+    (place / "state").mkdir()
     environment = {
         **os.environ,
         **engine.environment(),
-        "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
+        "PULUMI_BACKEND_URL": f"file://{place / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE": "not a secret",
         "CLOUDFLARE_API_TOKEN": "lab-cloudflare-api-token-not-a-secret-000001",
     }
 
-    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, stdin: str = "", broken: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [engine.pulumi, *arguments, "--non-interactive", "--color=never"], check=False,
-            cwd=tmp_path, env=environment, input=stdin, capture_output=True, text=True, timeout=60,
+            [engine.pulumi, *arguments, "--non-interactive", "--color=never"], check=False, cwd=place, input=stdin,
+            env={**environment, "BREAK": " ".join(broken)}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
-    assert run("stack", "init", "unsafe").returncode == 0
-    assert run("config", "set", "--secret", "canary", stdin=canary).returncode == 0
-    done = run("preview", "--policy-pack", str(ROOT / "policy"))
+    assert run("stack", "init", "judged").returncode == 0
+    assert run("config", "set", "--secret", "canary", stdin=CANARY).returncode == 0
+    return lambda *broken: run("preview", "--policy-pack", str(ROOT / "policy"), broken=broken)
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Level by rule, of the rules that are told as broken."""
     shown = done.stdout + done.stderr
-    assert done.returncode != 0, shown
-    levels = {rule.name: "mandatory" if rule.mandatory else "advisory" for rule in RULES}
-    told = re.findall(r"- \[(\w+)\] +([\w-]+) +\(", shown)
-    assert {name: level for level, name in told} == levels, shown
-    assert canary not in shown
+    assert "Policies:" in shown, shown
+    assert CANARY not in shown
+    return {name: level for level, name in re.findall(r"- \[(\w+)\] +([\w-]+) +\(", shown)}
+
+
+def test_a_program_that_keeps_every_rule_passes(preview: Preview) -> None:
+    done = preview()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told(done) == {}
+
+
+@pytest.mark.parametrize("rule", LEVELS)
+def test_the_same_program_with_one_rule_broken_is_told_so_and_stopped_where_it_must(
+    preview: Preview, rule: str
+) -> None:
+    done = preview(rule)
+    assert told(done) == {rule: LEVELS[rule]}
+    assert (done.returncode != 0) == (LEVELS[rule] == "mandatory")
+
+
+def test_all_that_is_broken_is_told_at_once(preview: Preview) -> None:
+    done = preview(*LEVELS)
+    assert done.returncode != 0
+    assert told(done) == LEVELS
