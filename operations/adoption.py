@@ -201,12 +201,11 @@ def told(plan: Plan) -> str:
 def _pulumi(stack: str, *arguments: str) -> None:
     done = recovery.pulumi(stack, *arguments, "--color=never", capture=True)
     if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "error:" in line]
         finding = error_about(
             f"stack {stack}",
             "adopt.refused",
             expected=f"`pulumi {arguments[0]}` to succeed",
-            found=said[0].partition("error:")[2].strip() if said else f"it ended with status {done.returncode}",
+            found=stacks.error(done),
             why="the state and the program alone say where a record belongs",
             fix=f"`pulumi preview -s {stack}` shows what is wrong; then run this again",
         )

@@ -355,8 +355,8 @@ def _pulumi(stack: str, arguments: Sequence[str], folder: Path, checkout: Path, 
     """Backend and passphrase are found by the file in `folder`."""
     done = stacks.run(stack, arguments, stdin, checkout, folder)
     if done.returncode:
-        said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
-        raise Problems(f"stack {stack} was not made, and no file was changed", [_refused(stack, arguments, said)])
+        refused = _refused(stack, arguments, stacks.error(done))
+        raise Problems(f"stack {stack} was not made, and no file was changed", [refused])
 
 
 def _relative(stack: str, stray: Collection[str]) -> Finding:
@@ -370,8 +370,7 @@ def _relative(stack: str, stray: Collection[str]) -> Finding:
     )
 
 
-def _refused(stack: str, arguments: Sequence[str], said: Sequence[str]) -> Finding:
-    found = said[-1] if said else "pulumi said nothing"
+def _refused(stack: str, arguments: Sequence[str], found: str) -> Finding:
     finding_id, fix = "new-stack.refused", "follow what it says, then run this again"
     if "already exists" in found:
         finding_id = EXISTS

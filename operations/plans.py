@@ -40,7 +40,7 @@ AGAIN: Final = (
 
 
 @dataclass(frozen=True)
-class Preview:
+class Report:
     """What was found for one stack: `markdown` for a reader, the process's `status`, whether anything `changes`."""
 
     stack: str
@@ -56,7 +56,7 @@ class Preview:
         (folder / "summary.md").write_text(self.markdown, encoding="utf-8")
 
 
-def preview(stack: str, folder: Path, fail_on: Collection[str] = ()) -> Preview:
+def preview(stack: str, folder: Path, fail_on: Collection[str] = ()) -> Report:
     """Preview, explain and seal: `report.json`, `summary.md` and `plan.json` in `folder`; raises `Problems`.
 
     A preview that failed is told in the report too, and leaves no plan. Needs no host, no SSH key, and only reads the
@@ -103,7 +103,7 @@ def apply(stack: str, file: Path) -> int:
         return recovery.pulumi(stack, "up", "--yes", POLICIES, f"--plan={plan}").returncode
 
 
-def drift(stack: str, folder: Path) -> Preview:
+def drift(stack: str, folder: Path) -> Report:
     """What `pulumi up --refresh` would put right, as `report.json` and `summary.md` in `folder`.
 
     Only DNS is read, and reverse DNS where an API sets it: the host steps cannot be read back, so it needs no SSH key.
@@ -161,19 +161,18 @@ def _broken_policies(stack: str) -> str:
 
 def _explained(
     stack: str, done: subprocess.CompletedProcess[str], fail_on: Collection[str] = (), policies: str = ""
-) -> Preview:
+) -> Report:
     try:
         found = explain(done.stdout)
     except CouldNotTell as trouble:
-        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        return _failed(stack, "\n".join([str(trouble), *said, *policies.splitlines()]))
+        return _failed(stack, "\n".join([str(trouble), *stacks.errors(done.stderr), *policies.splitlines()]))
     changes = any(count for kind, count in found.counts.items() if kind != "same")
-    return Preview(stack, found.markdown, found.exit_code(fail_on), changes)
+    return Report(stack, found.markdown, found.exit_code(fail_on), changes)
 
 
-def _failed(stack: str, reason: str) -> Preview:
+def _failed(stack: str, reason: str) -> Report:
     text = f"## Preview of {code(stack)}: failed\n\n{fence(reason.splitlines()[:REASONS], 'text')}\n"
-    return Preview(stack, text, report.COULD_NOT_TELL, changes=False)
+    return Report(stack, text, report.COULD_NOT_TELL, changes=False)
 
 
 def _seal(stack: str, opened: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def ensure(stack: str) -> None:
     command = [program, "stack", "init", stack, "--non-interactive"]
     made = processes.run(command, folder=stacks.CHECKOUT, environment=environment, capture=True)
     if made.returncode and not exists(stack):
-        raise Problems(f"stack {stack} cannot be created", [_not_created(stack, made.stderr)])
+        raise Problems(f"stack {stack} cannot be created", [_not_created(stack, stacks.error(made))])
 
 
 def recover(stack: str) -> None:
@@ -133,13 +133,12 @@ def _in_use(stack: str, lock: dict[str, Any]) -> Finding:
 
 
 def _not_created(stack: str, said: str) -> Finding:
-    lines = [line.removeprefix("error: ") for line in said.splitlines() if line.strip()] or ["no message"]
     return Finding(
         severity="error",
         id="stack.not-created",
         subject=f"stack {stack}",
         expected="a backend that takes a new stack",
-        found=lines[-1],
+        found=said,
         why="",
         fix="run it again; if it stays so, look at the backend that PULUMI_BACKEND_URL names",
     )

@@ -156,6 +156,18 @@ def run(
     )
 
 
+def errors(said: str) -> list[str]:
+    """The errors in what the engine said, each in one line; else the last line, where there is one."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]
+
+
+def error(done: subprocess.CompletedProcess[str]) -> str:
+    """Why the engine's command failed, in one line: it tells of resources on stdout, of the rest on stderr."""
+    found = errors(done.stderr) or errors(done.stdout)
+    return found[0] if found else f"pulumi ended with status {done.returncode}"
+
+
 def _read(stack: str, arguments: list[str], checkout: Path) -> dict[str, Any]:
     done = run(stack, [*arguments, "--stack", stack], checkout=checkout)
     if done.returncode:
@@ -176,8 +188,7 @@ def _is_labs(stack: str, checkout: Path) -> bool:
 
 def unreadable(stack: str, done: subprocess.CompletedProcess[str], checkout: Path = CHECKOUT) -> Finding:
     """Why the engine did not read a stack, by its status and what it said, and what to do."""
-    said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-    found = said[0] if said else f"pulumi ended with status {done.returncode}"
+    found = error(done)
     if done.returncode == NO_LOGIN and _is_labs(stack, checkout):
         return _stack_finding("stack.missing", stack, "the lab it lives in is not up", "`make up`")
     if done.returncode == NO_STACK:

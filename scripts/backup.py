@@ -47,8 +47,6 @@ def main() -> int:
         taken = take.take(chosen.stack, place, chosen.recipient, chosen.keep, report.progress)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
-    except KeyboardInterrupt:
-        return 130
     print(json.dumps(taken.as_json(), indent=2) if chosen.json else taken)
     if not chosen.json:
         report.show(Console(), taken.findings)

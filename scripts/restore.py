@@ -50,8 +50,6 @@ def main() -> int:
         outcome = restore.restore(chosen.stack, place, chosen.identity, wanted, report.progress)
     except Problems as problems:
         return report.trouble(problems, as_json=chosen.json)
-    except KeyboardInterrupt:
-        return 130
     print(json.dumps(outcome.as_json(), indent=2) if chosen.json else outcome)
     return report.WARNINGS if outcome.kept and not chosen.check else report.OK
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -11,14 +12,22 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 
 
+# Fillers, joiners and variation selectors: str.isprintable says yes, and a reader sees nothing.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+
+def shows(char: str) -> bool:
+    """Whether a reader sees this character as what it is: nothing acts on it, and it is not blank but for the space."""
+    return char.isprintable() and not _BLANK.match(char)
+
+
 def printable(text: str) -> str:
     """Text of others as a terminal may get it: the ends of lines stay, all else that it obeys or hides is replaced.
 
     DNS records, banners and what a host says can carry escape sequences; letters of every script stay.
     """
     return "".join(
-        char if char.isprintable() or char == "\n" else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
-        for char in text
+        char if shows(char) or char == "\n" else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}" for char in text
     )
 
 

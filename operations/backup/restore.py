@@ -178,9 +178,8 @@ def _open_with(sealed: archive.Sealed) -> None:
 def _import(stack: str, state: str) -> None:
     done = stacks.run(stack, ["stack", "import", "--stack", stack], state)
     if done.returncode:
-        said = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         finding = error_about(
-            f"stack {stack}", "stack.import", expected="a backend that takes the state", found=said[-1],
+            f"stack {stack}", "stack.import", expected="a backend that takes the state", found=stacks.error(done),
             why="the DKIM keys are in it", fix="`pulumi login` to the backend, or export PULUMI_BACKEND_URL; run again",
         )  # fmt: skip
         raise Problems("the state was not restored", [finding])

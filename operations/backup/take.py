@@ -136,7 +136,7 @@ def _state(stack: str) -> tuple[str, list[Finding]]:
     """The state with its secrets encrypted as the backend holds them."""
     done = recovery.pulumi(stack, "stack", "export", capture=True)
     if done.returncode:
-        raise Problems(f"stack {stack} was not backed up", [_no_state(stack, done.stderr)])
+        raise Problems(f"stack {stack} was not backed up", [_no_state(stack, stacks.error(done))])
     deployment = json.loads(done.stdout).get("deployment") or {}
     if not deployment.get("resources"):
         raise Problems(f"stack {stack} was not backed up", [stacks.not_deployed(stack)])
@@ -157,9 +157,8 @@ def _passphrase(stack: str) -> str:
 
 
 def _no_state(stack: str, said: str) -> Finding:
-    lines = [line.removeprefix("error: ") for line in said.splitlines() if line.strip()] or ["no message"]
     return error_about(
-        f"stack {stack}", "stack.export", expected="a state that can be exported", found=lines[-1],
+        f"stack {stack}", "stack.export", expected="a state that can be exported", found=said,
         why="the DKIM keys are in it", fix=f"run `pulumi stack export -s {stack}` and follow what it says",
     )  # fmt: skip
 

@@ -6,21 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from standards.finding import shows
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LIMIT: Final = 64_900  # characters; a comment at GitHub holds 65,536, and a line of the caller's own may come first
 LINE: Final = 400  # characters of one value
 _PLAIN: Final = re.compile(r"(?!.*\bwww\.)[A-Za-z0-9 ,.;:'()-]*")
-# Printable by the letter, and yet nothing to see: fillers, joiners and variation selectors.
-_BLANK: Final = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
 
 
 def visible(text: str) -> str:
     """`text` on one line: what would act instead of being shown, or shows nothing, is written as its number."""
-    return "".join(char if char.isprintable() and not _BLANK.match(char) else f"\\u{ord(char):04x}" for char in text)
+    return "".join(char if shows(char) else f"\\u{ord(char):04x}" for char in text)
 
 
 def code(value: object, limit: int = LINE) -> str:

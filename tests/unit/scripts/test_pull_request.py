@@ -18,9 +18,9 @@ def test_risks_end_a_preview_with_an_error_only_where_they_are_named(
 ) -> None:
     asked: list[Any] = []
 
-    def preview(*arguments: Any) -> plans.Preview:
+    def preview(*arguments: Any) -> plans.Report:
         asked.append(arguments)
-        return plans.Preview("prod", "what changes\n", status, changes=True)
+        return plans.Report("prod", "what changes\n", status, changes=True)
 
     monkeypatch.setattr(plans, "preview", preview)
     line = ["x", "preview", "--stack", "prod", "--into", "out", "--fail-on"]

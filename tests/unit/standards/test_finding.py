@@ -38,6 +38,11 @@ def test_letters_of_every_script_and_line_ends_stay(text: str) -> None:
     assert printable(text) == text
 
 
+@pytest.mark.parametrize("blank", "\u3164\u2800\u115f\ufe0f\u200b\u00ad\U000e0100")
+def test_a_character_that_shows_nothing_is_seen_to_be_there(blank: str) -> None:
+    assert printable(f"mail{blank}.example.com") == "mail\N{REPLACEMENT CHARACTER}.example.com"
+
+
 @pytest.mark.parametrize("trouble", [Problems(EVIL, []), CouldNotTell(EVIL), Invalid(EVIL, expected="x", fix="y")])
 def test_no_other_trouble_reaches_the_terminal_as_a_control_sequence(trouble: Exception) -> None:
     assert str(trouble).startswith(SAFE)
