@@ -147,6 +147,7 @@ class _Settings(BaseModel):
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
+        defer_build=True,
     )
 
 

@@ -8,12 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-import dns.exception
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
-import dns.rdtypes.ANY.TXT
-
 from standards import acme, dkim, dmarc, limits, spf
 
 if TYPE_CHECKING:
@@ -68,6 +62,10 @@ class Record:
 
 def quoted(text: str) -> str:
     """A TXT value as quoted strings of at most 255 octets, in dnspython's spelling."""
+    import dns.rdataclass
+    import dns.rdatatype
+    import dns.rdtypes.ANY.TXT
+
     octets = text.encode()
     size = limits.TXT_STRING
     strings = [octets[start : start + size] for start in range(0, len(octets), size)] or [b""]
@@ -79,6 +77,12 @@ def unquoted(content: str) -> str:
     """The text a receiver reads in a TXT record's content, quoted or (as some tools store it) not."""
     if not content.startswith('"'):
         return content
+    import dns.exception
+    import dns.rdata
+    import dns.rdataclass
+    import dns.rdatatype
+    import dns.rdtypes.ANY.TXT
+
     try:
         rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, content)
     except dns.exception.DNSException:  # a string too long or not closed, as the API keeps what it was sent

@@ -19,6 +19,7 @@ else:
 
 PROGRAMS = Path("/usr/local/lib/mailroom/chasquid")
 RELEASES = Path("/etc/mailroom/releases")
+AGAIN = 'upload it again: pulumi up --replace "**/binary"'
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def install(tar: Path, target: Path, wanted: dict[str, str], version: str) -> No
         if sha256(programs.get(name, b"")) != digest:
             hostlib.fail(
                 f"{tar}: {name} is not the pinned program", f"expected sha256 {digest}",
-                "remove the file and run `pulumi up` again; if it stays so, find out who changed it",
+                f"{AGAIN}; if it stays so, find out who changed it",
             )  # fmt: skip
     fresh = target.with_name(target.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -86,7 +87,7 @@ def unpacked(tar: Path) -> dict[str, bytes]:
             files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
             return {name: file.read() for name, file in files.items() if file}
     except (OSError, tarfile.TarError) as error:
-        hostlib.fail(f"{tar} cannot be read ({error})", "expected the uploaded tar", "run `pulumi up` again")
+        hostlib.fail(f"{tar} cannot be read ({error})", "expected the uploaded tar", AGAIN)
 
 
 def forget_unused(newest: Path) -> None:

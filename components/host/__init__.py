@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ __all__ = ["Host", "HostArgs", "Reachable"]
 
 LOCK = "/run/mailroom.lock"  # /run/lock would let any local user hold it
 BUSY = 75  # sysexits.h EX_TEMPFAIL
-INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
 PACKAGES = (
     *("ca-certificates", "certbot"),
     *("python3-dkim", "python3-dnspython"),  # the sender policy
@@ -77,8 +75,8 @@ class Host(pulumi.ComponentResource):
             outbound_check=args.outbound_check,
             opts=self._child(()),
         )
-        scripts = self._install_scripts(f"{name}/scripts", [self.gate, *args.gates])
-        self._last: pulumi.Resource = scripts
+        self._last: pulumi.Resource = self.gate
+        self._install_scripts(name, args.gates)
         extras = args.settings.bootstrap.model_dump(exclude_defaults=True)
         wanted = {"packages": [*PACKAGES, *args.packages], **({"bootstrap": extras} if extras else {})}
         self.step(f"{name}/prepare", "prepare.py", wanted, timeout=900)
@@ -114,14 +112,22 @@ class Host(pulumi.ComponentResource):
         self._last = command
         return command
 
-    def upload(self, name: str, source: Path, remote_path: str, *, parent: pulumi.Resource) -> remote.CopyToRemote:
+    def upload(
+        self,
+        name: str,
+        source: Path,
+        remote_path: str,
+        *,
+        parent: pulumi.Resource | None = None,
+        depends_on: Sequence[pulumi.Resource] = (),
+    ) -> remote.CopyToRemote:
         """Copy a local file to a content-addressed `remote_path`; the step that uses it verifies the digest."""
         copy = remote.CopyToRemote(
             name,
             connection=self._connection,
             source=pulumi.FileAsset(str(source)),
             remote_path=remote_path,
-            opts=self._child([self._last], parent=parent, secret=()),
+            opts=self._child([self._last, *depends_on], parent=parent, secret=()),
         )
         self._last = copy
         return copy
@@ -158,16 +164,17 @@ class Host(pulumi.ComponentResource):
             ),
         )
 
-    def _install_scripts(self, name: str, after: Sequence[pulumi.Resource]) -> remote.Command:
-        code = INSTALL_SCRIPTS.read_text(encoding="utf-8")
-        return remote.Command(
-            name,
+    def _install_scripts(self, name: str, gates: Sequence[pulumi.Resource]) -> None:
+        ours = bundle()
+        copy = self.upload(f"{name}/bundle", ours.file(), ours.remote_path, depends_on=gates)
+        self._last = remote.Command(
+            f"{name}/scripts",
             connection=self._connection,
-            create=self._command(f"sh -c {shlex.quote(code)} install_scripts {bundle().directory}", 300),
-            stdin=bundle().packed,
+            create=self._command(ours.installer(ours.remote_path), 300),
+            stdin=json.dumps(ours.digests, indent=1, sort_keys=True),
             logging=remote.Logging.NONE,
             add_previous_output_in_env=False,
-            opts=self._child(after, hide=["create", "stdin"]),  # our own scripts: the digest says enough
+            opts=self._child([copy], hide=["create"]),  # our own code: the digests say which of it is another
         )
 
     def _access(self, name: str, args: HostArgs) -> Access:

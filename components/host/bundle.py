@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import bz2
 import hashlib
 import json
+import os
+import shlex
+import tempfile
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ LIBRARIES = ("host/bootstrap.py", "host/firewall.py", "host/hostlib.py", "host/n
              "host/systems.py")  # fmt: skip
 PACKAGES = {"policy": "chasquid/policy"}  # folder in the bundle -> the package it holds
 DIRECTORY = "/usr/local/lib/mailroom"
+INSTALL_SCRIPTS = Path(__file__).with_name("install_scripts.sh")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Bundle:
     @cached_property
     def digest(self) -> str:
         """Of names and texts."""
-        return hashlib.sha256(self._text.encode()).hexdigest()[:12]
+        return _sha256(self.text)[:12]
 
     @property
     def directory(self) -> str:
@@ -35,16 +37,39 @@ class Bundle:
         return f"{DIRECTORY}/{self.digest}"
 
     @cached_property
-    def packed(self) -> str:
-        """What install_scripts.sh takes: the engine copies, logs and compares a step's input several times a run.
-
-        By bzip2, which makes the same of it on every machine: zlib and xz have several implementations.
-        """
-        return base64.b64encode(bz2.compress(self._text.encode())).decode()
+    def text(self) -> str:
+        """What install_scripts.sh takes: JSON."""
+        return json.dumps(self.files, sort_keys=True)
 
     @property
-    def _text(self) -> str:
-        return json.dumps(self.files, sort_keys=True)
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file, in hex: what a host checks, and a preview compares."""
+        return {name: _sha256(text) for name, text in self.files.items()}
+
+    @property
+    def remote_path(self) -> str:
+        """Where it is uploaded to; the installing step verifies every digest."""
+        return f"/var/tmp/mailroom-scripts-{self.digest}.json"  # noqa: S108
+
+    def file(self) -> Path:
+        """`text` as a file in this machine's cache: a text in a step the engine copies and logs many times a run."""
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailroom" / "scripts"
+        path = cache_dir / f"{self.digest}.json"
+        if not path.is_file() or path.stat().st_size != len(self.text.encode()):
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=cache_dir, delete=False, encoding="utf-8") as fresh:
+                fresh.write(self.text)
+            Path(fresh.name).replace(path)
+        return path
+
+    def installer(self, uploaded: str = "") -> str:
+        """The command that installs it on a host: from a file there, checked by `digests` on stdin, else from stdin."""
+        words = [INSTALL_SCRIPTS.read_text(encoding="utf-8"), "install_scripts", self.directory, uploaded]
+        return f"sh -c {shlex.join(word for word in words if word)}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_host_script(path: Path) -> bool:

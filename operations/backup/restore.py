@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shlex
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -248,11 +247,9 @@ def _bring_scripts(target: ssh.Target, host: str) -> None:
     """A machine before its first `pulumi up` has none of our scripts; one that is newer or older keeps its own."""
     if ssh.run(target, f"test -x {hosts.SCRIPTS}/restore.py").exit_status == 0:
         return
-    from components.host import INSTALL_SCRIPTS
     from components.host.bundle import bundle
 
-    code = shlex.quote(INSTALL_SCRIPTS.read_text(encoding="utf-8"))
-    done = ssh.run(target, f"sh -c {code} install_scripts {bundle().directory}", bundle().packed, timeout=300)
+    done = ssh.run(target, bundle().installer(), bundle().text, timeout=300)
     if done.exit_status:
         raise Problems(f"host {host} was not restored", [hosts.failed(host, "install_scripts", done)])
 

@@ -300,7 +300,7 @@ def selectors(policy: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 def bundle(change: Change) -> list[str]:
     """The host scripts that differ, by name."""
-    old, new = (_mapping(_mapping(side).get("files")) for side in (change.was("stdin"), change.will_be("stdin")))
+    old, new = (_mapping(side) for side in (change.was("stdin"), change.will_be("stdin")))
     return sorted(name for name in {*old, *new} if old.get(name) != new.get(name)) if change.kind == "update" else []
 
 

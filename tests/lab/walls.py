@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from components.host import BANS, INSTALL_SCRIPTS, UNITS
+from components.host import BANS, UNITS
 from components.host.bundle import DIRECTORY, bundle
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from lab.client import Vps
 
-UNIT_FILES = INSTALL_SCRIPTS.parent
+UNIT_FILES = BANS.parent
 NO_LOGIN, LOGIN_SECONDS = 255, 20  # ssh(1) without a session; how long the program tries to log in
 PATIENCE = 0.4  # seconds; whoever is let in answers in milliseconds
 
@@ -33,8 +32,7 @@ class Walls:
             "ipv6_mail": True,
             "units": {name: (UNIT_FILES / name).read_text() for name in UNITS},
         }
-        code = shlex.quote(INSTALL_SCRIPTS.read_text())
-        self.must(f"sh -c {code} install_scripts {bundle().directory}", bundle().packed)
+        self.must(bundle().installer(), bundle().text)
 
     def must(self, command: str, stdin: str | None = None) -> str:
         """What a command that has to succeed prints."""

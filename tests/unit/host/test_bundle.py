@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from components.host import INSTALL_SCRIPTS
-
 if TYPE_CHECKING:
     from pathlib import Path
 
 subject = importlib.import_module("components.host.bundle")  # the package has a function of that name
-PACKED = "QlpoOTFBWSZTWXY4ukoAAAQZgFAAABAwAAAKIAAiDGkIYBMYbe8XckU4UJB2OLpK"
 FILES = {"run.py": "#!/usr/bin/python3\n", "lib.py": "A = 1\n", "policy/service.py": "B = 2\n"}
 
 
@@ -55,14 +53,65 @@ def test_two_scripts_of_one_name_are_refused(components: Path) -> None:
 
 
 def install(target: Path, files: dict[str, str]) -> str:
-    argv = ["sh", str(INSTALL_SCRIPTS), str(target)]
-    return subprocess.run(argv, input=subject.Bundle(files).packed, capture_output=True, text=True, check=True).stdout
+    argv = ["sh", str(subject.INSTALL_SCRIPTS), str(target)]
+    return subprocess.run(argv, input=subject.Bundle(files).text, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_bundle_is_packed_the_same_everywhere_and_small() -> None:
-    assert subject.Bundle({"a": "b"}).packed == PACKED
-    bundle = subject.bundle()
-    assert len(bundle.packed) * 3 < sum(map(len, bundle.files.values()))
+def install_upload(target: Path, upload: Path, files: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    argv = ["sh", str(subject.INSTALL_SCRIPTS), str(target), str(upload)]
+    digests = json.dumps(subject.Bundle(files).digests)
+    return subprocess.run(argv, input=digests, capture_output=True, text=True, check=False)
+
+
+def test_an_uploaded_bundle_is_installed_and_the_upload_removed(tmp_path: Path) -> None:
+    upload = tmp_path / "upload.json"
+    upload.write_text(subject.Bundle(FILES).text)
+    assert install_upload(tmp_path / "0123", upload, FILES).returncode == 0
+    assert (tmp_path / "0123/policy/service.py").read_text() == FILES["policy/service.py"]
+    assert not upload.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(FILES | {"run.py": "#!/bin/evil"}),
+        json.dumps(FILES | {"more.py": ""}),
+        json.dumps({}),
+        "{",
+        "[]",
+        None,
+    ],
+    ids=["another text", "one more", "none", "no JSON", "no names", "no file"],
+)
+def test_an_upload_that_is_not_what_was_sent_is_refused_and_nothing_changes(tmp_path: Path, text: str | None) -> None:
+    upload = tmp_path / "upload.json"
+    if text is not None:
+        upload.write_text(text)
+    done = install_upload(tmp_path / "0123", upload, FILES)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {upload} ")
+    assert 'pulumi up --replace "**/bundle"' in done.stderr
+    assert not (tmp_path / "0123").exists()
+    assert not (tmp_path / "current").is_symlink()
+
+
+def test_a_step_that_ran_already_needs_no_upload(tmp_path: Path) -> None:
+    install(tmp_path / "0123", FILES)
+    assert install_upload(tmp_path / "0123", tmp_path / "upload.json", FILES).returncode == 0
+
+
+def test_the_file_to_upload_is_made_once_and_again_when_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = subject.Bundle(FILES)
+    made = bundle.file()
+    assert json.loads(made.read_text()) == FILES
+    inode = made.stat().st_ino
+    assert bundle.file().stat().st_ino == inode
+    made.write_text("{")
+    assert json.loads(bundle.file().read_text()) == FILES
+    assert os.listdir(made.parent) == [made.name]
 
 
 def test_scripts_can_run_and_modules_cannot_whatever_the_umask(tmp_path: Path) -> None:
