@@ -62,15 +62,17 @@ class Record:
 
 def quoted(text: str) -> str:
     """A TXT value as quoted strings of at most 255 octets, in dnspython's spelling."""
-    import dns.rdataclass
-    import dns.rdatatype
-    import dns.rdtypes.ANY.TXT
-
     octets = text.encode()
     size = limits.TXT_STRING
     strings = [octets[start : start + size] for start in range(0, len(octets), size)] or [b""]
-    rdata = dns.rdtypes.ANY.TXT.TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings)
-    return rdata.to_text()
+    return " ".join(f'"{"".join(map(_spelled, string))}"' for string in strings)
+
+
+def _spelled(octet: int) -> str:
+    """One octet of a quoted string in a master file (RFC 1035 section 5.1)."""
+    if octet in b'"\\':
+        return f"\\{octet:c}"
+    return chr(octet) if 0x20 <= octet < 0x7F else f"\\{octet:03d}"  # noqa: PLR2004  (printable ASCII)
 
 
 def unquoted(content: str) -> str:
@@ -92,8 +94,8 @@ def unquoted(content: str) -> str:
 
 
 def with_dkim_key(record: Record, public_key: str) -> Record:
-    """The DKIM record once its public key (base64 or PEM of the SubjectPublicKeyInfo) is known."""
-    return replace(record, content=quoted(dkim.key_record(public_key)))
+    """The DKIM record once its public key (base64 of the SubjectPublicKeyInfo, of a key we made or read) is known."""
+    return replace(record, content=quoted(dkim.record_of(public_key)))
 
 
 def wanted_records(settings: Settings, dkim_public: Mapping[tuple[str, str], str] = NO_DKIM_KEYS) -> list[Record]:

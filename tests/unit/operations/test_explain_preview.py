@@ -310,6 +310,15 @@ def test_a_new_host_with_the_gate_off_or_a_port_open_is_a_risk_from_the_beginnin
     assert ids(text) == ["gate-off", "firewall-opened"]
 
 
+def test_the_host_scripts_that_differ_are_listed_by_name() -> None:
+    old, new = (
+        {"a.py": "0" * 64, "b.py": "1" * 64, "gone.py": "2" * 64},
+        {"a.py": "0" * 64, "b.py": "3" * 64, "c.py": ""},
+    )
+    told = explain(preview(command("scripts", old, new))).markdown
+    assert f"differ on `{HOST}`: `b.py`, `c.py`, `gone.py`" in told
+
+
 # --- restarts and files ---------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,12 @@ def test_der_base64_and_pem_of_one_key_give_one_record(key: rsa.RSAPrivateKey) -
     ] * 4
 
 
+def test_the_record_of_a_judged_key_is_that_of_the_key_itself(key: rsa.RSAPrivateKey) -> None:
+    for private in (key, ed25519.Ed25519PrivateKey.generate()):
+        public = base64.b64encode(private.public_key().public_bytes(DER, SPKI)).decode()
+        assert dkim.record_of(public) == dkim.key_record(public)
+
+
 def test_dkimpy_verifies_a_signature_with_the_record(key: rsa.RSAPrivateKey) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
