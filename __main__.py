@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 
-gc.disable()  # a run makes objects and ends: to look for cycles among them takes a tenth of its time
+# A run makes objects and ends: a tenth of its time would go into looking for cycles among them, and some into looking
+# for plugins of pydantic.
+gc.disable()
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
 import pulumi
 

@@ -262,13 +262,19 @@ class HostSettings(_Settings):
         examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI..."],
     )
     arch: Literal["amd64", "arm64"] = Field(default="amd64", description="the processor", examples=["amd64"])
-    ssh: SshSettings = Field(default=SshSettings(), description="user and port", examples=["{user: root, port: 22}"])
+    ssh: SshSettings = Field(
+        default=SshSettings.model_construct(), description="user and port", examples=["{user: root, port: 22}"]
+    )
     ipv6_outbound: bool = Field(default=True, description="whether mail may leave over IPv6", examples=["on"])
     reverse_dns: ReverseDnsSettings = Field(
-        default=ReverseDnsSettings(), description="who sets the PTR record", examples=["{provider: manual}"]
+        default=ReverseDnsSettings.model_construct(),
+        description="who sets the PTR record",
+        examples=["{provider: manual}"],
     )
     firewall: FirewallSettings = Field(
-        default=FirewallSettings(), description="ports open beside mail and SSH", examples=["{allowTcp: [443]}"]
+        default=FirewallSettings.model_construct(),
+        description="ports open beside mail and SSH",
+        examples=["{allowTcp: [443]}"],
     )
     certificate_copies: CopySettings | None = Field(
         default=None,
@@ -281,12 +287,12 @@ class HostSettings(_Settings):
         examples=["[systemctl reload nginx]"],
     )
     network: NetworkSettings = Field(
-        default=NetworkSettings(),
+        default=NetworkSettings.model_construct(),
         description="how IPv6 is switched on, and further addresses",
         examples=["{ipv6: {prefix: 64, gateway: fe80::1}}"],
     )
     bootstrap: BootstrapSettings = Field(
-        default=BootstrapSettings(),
+        default=BootstrapSettings.model_construct(),
         description="time zone, locale, package mirror and further packages",
         examples=["{timezone: Europe/Berlin, packages: [htop]}"],
     )
@@ -406,7 +412,9 @@ class UserSettings(_Settings):
         examples=['[sales@example.com, "*@lists.example.com"]'],
     )
     limits: LimitSettings = Field(
-        default=LimitSettings(), description="limits of this user instead of the stack's", examples=["{day: 5000}"]
+        default=LimitSettings.model_construct(),
+        description="limits of this user instead of the stack's",
+        examples=["{day: 5000}"],
     )
     send: bool = Field(default=True, description="whether it may log in and send, or only receive", examples=["off"])
     tokens: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], ...] = Field(
@@ -447,10 +455,10 @@ class DomainSettings(_Settings):
         examples=["[systemctl reload nginx]"],
     )
     spf: SpfSettings = Field(
-        default=SpfSettings(), description="SPF settings", examples=["{includes: [_spf.google.com]}"]
+        default=SpfSettings.model_construct(), description="SPF settings", examples=["{includes: [_spf.google.com]}"]
     )
     dmarc: DmarcSettings = Field(
-        default=DmarcSettings(), description="DMARC settings", examples=["{policy: quarantine}"]
+        default=DmarcSettings.model_construct(), description="DMARC settings", examples=["{policy: quarantine}"]
     )
     dkim: tuple[DkimSettings, ...] = Field(
         default=(DkimSettings(selector="m1"),),
@@ -635,7 +643,7 @@ class Options(_Settings):
         default=600, description="seconds to wait for name servers, 1 to 86400", examples=[600], ge=1, le=86400
     )
     limits: LimitSettings = Field(
-        default=LimitSettings(), description="limits of every user", examples=["{hour: 300, day: 1000}"]
+        default=LimitSettings.model_construct(), description="limits of every user", examples=["{hour: 300, day: 1000}"]
     )
     warm_up: int = Field(
         default=500,

@@ -6,9 +6,12 @@ package stays required: it names the plugin. tests/unit/components/test_dns_reco
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 import pulumi
+
+installed_version = cache(version)  # it reads the package's folder each time
 
 
 class DnsRecord(pulumi.CustomResource):
@@ -41,7 +44,7 @@ class DnsRecord(pulumi.CustomResource):
             "proxied": proxied,
             "comment": comment,
         }
-        plugin = pulumi.ResourceOptions(version=version("pulumi-cloudflare"))
+        plugin = pulumi.ResourceOptions(version=installed_version("pulumi-cloudflare"))
         super().__init__(
             "cloudflare:index/dnsRecord:DnsRecord", resource_name, inputs, pulumi.ResourceOptions.merge(plugin, opts)
         )

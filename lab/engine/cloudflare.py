@@ -14,32 +14,28 @@ dnsRecord:DnsRecord, zoneDnssec:ZoneDnssec and getZone:
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import threading
 import urllib.parse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
 from lab.engine import pins, rpc, values
-from lab.engine.rpc import Failure, proto
+from lab.engine.rpc import Failure, NotFound, proto
 from lab.engine.values import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from lab.engine.cloudflare_client import Api
     from lab.engine.values import Props
 
 VERSION = pins.PLUGINS["cloudflare"]
 API = "https://api.cloudflare.com/client/v4"
 TOKEN_FORM = re.compile(r"[0-9A-Za-z\-_]{40,80}")
-TIMEOUT = 30.0  # seconds for one request
-RETRIES, FIRST_DELAY, LONGEST_DELAY = 10, 2.0, 30.0  # as the official client has them, seconds
-RETRIED = {408, 409, 429}
 
 
 @dataclass(frozen=True)
@@ -99,98 +95,6 @@ def camel(value: Any) -> Any:
     if isinstance(value, dict):
         return {re.sub("_([a-z0-9])", lambda m: m[1].upper(), key): camel(item) for key, item in value.items()}
     return [camel(item) for item in value] if isinstance(value, list) else value
-
-
-class NotFound(Failure):
-    """The API knows no such thing."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer of the API."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    text: str
-
-
-class Api:
-    """A client that keeps one connection a thread and tries again as long as the official one does."""
-
-    def __init__(self, base: str, headers: dict[str, str]) -> None:
-        self.base = urllib.parse.urlsplit(base.rstrip("/"))
-        self.headers = {**headers, "Content-Type": "application/json"}
-        self.local = threading.local()
-        self.cancelled = threading.Event()
-
-    def __call__(self, method: str, path: str, body: Props | None = None) -> Any:
-        """The result of one request."""
-        url = self.base.geturl() + path
-        answer = self._persist(method, path, url, None if body is None else json.dumps(body))
-        text = f'failed to make http request: {method} "{url}": {answer.status} {answer.reason} {answer.text.strip()}'
-        if answer.status == http.HTTPStatus.NOT_FOUND:
-            raise NotFound(text)
-        if answer.status >= http.HTTPStatus.BAD_REQUEST:
-            raise Failure(text)
-        return json.loads(answer.text)["result"]
-
-    def _persist(self, method: str, path: str, url: str, text: str | None) -> Answer:
-        attempt = 0
-        while True:
-            answer: Answer | None
-            try:
-                answer = self._send(method, path, text)
-                failure = None
-            except (OSError, http.client.HTTPException) as error:
-                self.local.connection, answer, failure = None, None, error
-            if answer and (attempt == RETRIES or not worth_another(answer)):
-                return answer
-            if attempt == RETRIES:
-                raise Failure(f'failed to make http request: {method} "{url}": {failure}')
-            if self.cancelled.wait(delay(attempt, answer)):
-                raise Failure(f'failed to make http request: {method} "{url}": context canceled')
-            attempt += 1
-
-    def _send(self, method: str, path: str, text: str | None) -> Answer:
-        known = getattr(self.local, "connection", None)
-        try:
-            found = self._exchange(known or self._connect(), method, path, text)
-        except (http.client.RemoteDisconnected, ConnectionError):
-            if known is None:
-                raise
-            known.close()
-            found = self._exchange(self._connect(), method, path, text)  # it had closed an idle connection
-        return Answer(
-            found.status, found.reason, cast("Mapping[str, str]", found.headers), found.read().decode(errors="replace")
-        )
-
-    def _connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
-        connection = self.local.connection = kind(self.base.netloc, timeout=TIMEOUT)
-        return connection
-
-    def _exchange(
-        self, connection: http.client.HTTPConnection, method: str, path: str, text: str | None
-    ) -> http.client.HTTPResponse:
-        connection.request(method, self.base.path + path, text, self.headers)
-        return connection.getresponse()
-
-
-def worth_another(answer: Answer) -> bool:
-    """Whether the request is sent again."""
-    asked = answer.headers.get("x-should-retry")
-    if asked in ("true", "false"):
-        return asked == "true"
-    return answer.status in RETRIED or answer.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
-
-
-def delay(attempt: int, answer: Answer | None) -> float:
-    """The seconds to wait before the request is sent again."""
-    asked = answer.headers.get("retry-after", "") if answer else ""
-    if asked.isdecimal() and int(asked) < 60:  # noqa: PLR2004  (a minute, as in the official client)
-        return float(asked)
-    return float(min(FIRST_DELAY * 2**attempt, LONGEST_DELAY))
 
 
 # --- what the provider makes of it ----------------------------------------------------
@@ -288,7 +192,15 @@ class Cloudflare(proto.ResourceProviderServicer):  # type: ignore[misc]
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
-        self.api = Api(API, {})
+        self.account: tuple[str, dict[str, str]] = API, {}
+        self.cancelled = threading.Event()
+
+    @cached_property
+    def api(self) -> Api:
+        """The client, loaded by the first request: most runs send none, and it takes a third of the start."""
+        from lab.engine.cloudflare_client import Api
+
+        return Api(*self.account, self.cancelled)
 
     def GetPluginInfo(self, request: Any, context: Any) -> Any:
         """Name our version."""
@@ -326,12 +238,12 @@ class Cloudflare(proto.ResourceProviderServicer):  # type: ignore[misc]
         if not token and not (key and email):
             raise Failure('must provide one of "api_key", "api_token" or "api_user_service_key"')
         headers = {"Authorization": f"Bearer {token}"} if token else {"X-Auth-Key": key, "X-Auth-Email": email}
-        self.api = Api(setting("baseUrl", "CLOUDFLARE_BASE_URL") or API, headers)
+        self.account = setting("baseUrl", "CLOUDFLARE_BASE_URL") or API, headers
         return proto.ConfigureResponse(supportsPreview=True)
 
     def Cancel(self, request: Any, context: Any) -> Any:
         """Wait for no further attempt."""
-        self.api.cancelled.set()
+        self.cancelled.set()
         return Empty()
 
     @rpc.reports_failure

@@ -24,7 +24,17 @@ from lab.engine import values
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Failure", "diff_response", "engine_address", "grpc", "proto", "reports_failure", "serve", "token_of"]
+__all__ = [
+    "Failure",
+    "NotFound",
+    "diff_response",
+    "engine_address",
+    "grpc",
+    "proto",
+    "reports_failure",
+    "serve",
+    "token_of",
+]
 
 TRACE = os.environ.get("STANDIN_TRACE")  # a file that gets one line a call, for debugging
 MAX_MESSAGE = 400 * 1024 * 1024  # the engine's own limit
@@ -34,6 +44,10 @@ THREADS = 64
 
 class Failure(Exception):  # noqa: N818  (the user's failure, not an error of ours)
     """An error whose text the user should see as it is."""
+
+
+class NotFound(Failure):
+    """The API knows no such thing."""
 
 
 def reports_failure(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +106,8 @@ def engine_address() -> str:
 def serve(register: Callable[[Any], None]) -> None:
     """Serve until SIGINT, SIGTERM or the end of the engine; `register(server)` adds the servicer."""
     asyncio.run(_serve(register))
+    sys.stdout.flush()
+    os._exit(0)  # the engine waits for each plugin's end, and there is nothing left to tidy up
 
 
 async def _serve(register: Callable[[Any], None]) -> None:

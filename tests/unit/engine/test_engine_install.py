@@ -82,8 +82,9 @@ def test_a_home_holds_each_provider_under_the_version_its_sdk_asks_for(tmp_path:
 @pytest.mark.parametrize("module", ["language", "command", "cloudflare"])
 def test_a_stand_in_starts_without_the_sdk_and_without_an_ssh_library(module: str) -> None:
     code = (
-        "import atexit, sys; from lab.engine.start import main\n"
-        "atexit.register(lambda: print({'pulumi.resource', 'asyncssh'} & set(sys.modules)))\n"
+        "import os, sys; from lab.engine.start import main\n"
+        "unwanted, leave = {'pulumi.resource', 'asyncssh', 'http.client'}, os._exit\n"
+        "os._exit = lambda code: (print(unwanted & set(sys.modules), flush=True), leave(code))\n"
         f"main({module!r})"
     )
     command = [sys.executable, "-c", code, "127.0.0.1:1"]

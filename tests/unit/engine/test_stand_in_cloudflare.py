@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lab.engine import values
-from lab.engine.cloudflare import DNSSEC, GET_ZONE, RECORD, Answer, Cloudflare, delay
+from lab.engine.cloudflare import DNSSEC, GET_ZONE, RECORD, Cloudflare
+from lab.engine.cloudflare_client import Answer, delay
 from lab.engine.rpc import proto
 
 ZONE = "f" * 32
