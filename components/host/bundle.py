@@ -55,7 +55,7 @@ class Bundle:
         """`text` as a file in this machine's cache: a text in a step the engine copies and logs many times a run."""
         cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailroom" / "scripts"
         path = cache_dir / f"{self.digest}.json"
-        if not path.is_file() or path.stat().st_size != len(self.text.encode()):
+        if not path.is_file() or path.read_bytes() != self.text.encode():
             cache_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=cache_dir, delete=False, encoding="utf-8") as fresh:
                 fresh.write(self.text)
