@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,16 @@ def test_any_text_comes_back_out_of_its_quoted_strings_and_none_is_too_long(text
     assert rdata.to_text() == content
     assert all(len(part) <= 255 for part in rdata.strings)  # type: ignore[attr-defined]
     assert unquoted(content) == text
+
+
+@given(st.lists(st.text(alphabet=string.printable, max_size=300), min_size=1, max_size=3))
+def test_strings_without_an_escape_are_read_as_dnspython_reads_them(texts: list[str]) -> None:
+    content = " ".join(f'"{text}"' for text in texts)
+    try:
+        rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.TXT, content)
+    except dns.exception.DNSException:
+        return
+    assert unquoted(content) == b"".join(rdata.strings).decode("utf-8", "replace")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("size", "strings"), [(0, 1), (255, 1), (256, 2), (510, 2), (511, 3)])
