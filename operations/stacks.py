@@ -157,14 +157,15 @@ def run(
 
 
 def errors(said: str) -> list[str]:
-    """The errors in what the engine said, each in one line; else the last line, where there is one."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines[-1:]
+    """The errors in what the engine said, each in one line."""
+    lines = [line.strip() for line in said.splitlines()]
+    return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
 
 
 def error(done: subprocess.CompletedProcess[str]) -> str:
     """Why the engine's command failed, in one line: it tells of resources on stdout, of the rest on stderr."""
-    found = errors(done.stderr) or errors(done.stdout)
+    last = [line.strip() for line in done.stderr.splitlines() if line.strip()][-1:]
+    found = errors(done.stderr) or errors(done.stdout) or last
     return found[0] if found else f"pulumi ended with status {done.returncode}"
 
 

@@ -20,6 +20,7 @@ Algorithm = Literal["rsa", "ed25519"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 REVOKED: Final = "v=DKIM1; k=rsa; p="  # RFC 6376 section 3.6.1: an empty p= takes the key back
 NEW_KEY: Final = "<new RSA-2048 key>"
+RSA_INFO: Final = bytes.fromhex("300d06092a864886f70d0101010500")  # RFC 3279: the algorithm of the key that follows
 ED25519_INFO: Final = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: what stands before the 32 octets
 
 
@@ -66,10 +67,12 @@ def record_of(public: str) -> str:
 
     Without the library that loads keys: its import alone would take a fiftieth of every run.
     """
-    der = base64.b64decode(public)
-    if der.startswith(ED25519_INFO):
+    der = _der(public)
+    if der.startswith(ED25519_INFO) and len(der) == len(ED25519_INFO) + 32:
         return f"v=DKIM1; k=ed25519; p={base64.b64encode(der.removeprefix(ED25519_INFO)).decode('ascii')}"
-    return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode('ascii')}"
+    if der[4:].startswith(RSA_INFO) and len(der) > limits.RSA_BITS_MIN // 8:
+        return f"v=DKIM1; k=rsa; p={base64.b64encode(der).decode('ascii')}"
+    return key_record(public)  # tells what is wrong with it
 
 
 def published(text: str) -> str | None:

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Unpacks the uploaded chasquid after verifying every digest; what runs goes on running.
 
-Payload: {"tar": "/var/tmp/....tar", "sha256": {"chasquid": ..., "chasquid-util": ...}, "version": "1.18.0"}.
+Payload: {"tar": ".chasquid-....tar", "sha256": {"chasquid": ..., "chasquid-util": ...}, "version": "1.18.0"}.
 """
 
 from __future__ import annotations

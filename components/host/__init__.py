@@ -121,12 +121,13 @@ class Host(pulumi.ComponentResource):
         parent: pulumi.Resource | None = None,
         depends_on: Sequence[pulumi.Resource] = (),
     ) -> remote.CopyToRemote:
-        """Copy a local file to a content-addressed `remote_path`; the step that uses it verifies the digest."""
+        """Copy a local file to a content-addressed `remote_path` below home; the step that uses it verifies it."""
         copy = remote.CopyToRemote(
             name,
             connection=self._connection,
             source=pulumi.FileAsset(str(source)),
             remote_path=remote_path,
+            triggers=[self._settings.address],  # a copy is not made again for another connection alone
             opts=self._child([self._last, *depends_on], parent=parent, secret=()),
         )
         self._last = copy

@@ -27,4 +27,5 @@ if __name__ == "__main__":
     sys.path[0] = ""  # what `python -m` has there: the program's directory, not ours
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     runpy.run_module("pulumi.dynamic", run_name="__main__", alter_sys=True)
+    sys.stdout.flush()
     os._exit(0)  # the engine waits for the end, and there is nothing left to tidy up

@@ -301,7 +301,11 @@ def selectors(policy: Mapping[str, Any]) -> set[tuple[str, str]]:
 def bundle(change: Change) -> list[str]:
     """The host scripts that differ, by name."""
     old, new = (_mapping(side) for side in (change.was("stdin"), change.will_be("stdin")))
-    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name)) if change.kind == "update" else []
+    return (
+        sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+        if change.kind == "update" and old
+        else []
+    )
 
 
 def dumped(value: Any) -> str:

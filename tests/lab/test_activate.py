@@ -169,7 +169,7 @@ def installed(lab: Lab) -> Iterator[Server]:
     server.put_certificate(HOSTNAME, *self_made([HOSTNAME]))
     server.put_certificate(DOMAIN, *self_made([DOMAIN, f"*.{DOMAIN}"]))
     release = build.release(ARCH)
-    (vps.root / release.remote_path.lstrip("/")).write_bytes(release.tar.read_bytes())
+    (vps.root / "root" / release.remote_path).write_bytes(release.tar.read_bytes())
     unpacked = server.run(
         "install_binary.py", {"tar": release.remote_path, "sha256": release.sha256, "version": release.version}
     )

@@ -78,6 +78,16 @@ def test_steps_of_one_host_never_overlap(run_program: Any) -> None:
             assert one == other or one in run.waits_for(other) or other in run.waits_for(one), (one, other)
 
 
+def test_nothing_is_uploaded_to_where_others_on_the_host_may_put_a_link(run_program: Any) -> None:
+    run = run_program()
+    copies = run.names("command:remote:CopyToRemote")
+    assert len(copies) == 2
+    for copy in copies:
+        path = run.inputs(copy)["remotePath"]
+        assert not path.startswith(("/", "~"))
+        assert "/" not in path, "home itself, which only its owner writes"
+
+
 def test_a_host_is_closed_before_it_gets_a_secret_or_serves_anybody(run_program: Any) -> None:
     run = run_program()
     assert {ZONE_GATE, f"{HOST}/gate"} <= run.waits_for(f"{HOST}/access")

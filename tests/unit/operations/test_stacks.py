@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -181,3 +182,16 @@ def test_without_any_pulumi_the_way_to_one_is_said(checkout: Checkout, monkeypat
     with pytest.raises(Problems, match="there is none here") as caught:
         stacks.engine(checkout.folder)
     assert caught.value.findings[0].fix == "make setup"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "stdout", "told"),
+    [
+        ("warning: old\nerror: no such stack\n", "", "no such stack"),
+        ("warning: this engine is old\n", "  Diagnostics:\n    error: the record exists\n", "the record exists"),
+        ("panic: x\nthe end\n", "all is well\n", "the end"),
+        ("", "all is well\n", "pulumi ended with status 3"),
+    ],
+)
+def test_why_the_engine_failed_is_told_wherever_it_said_so(stderr: str, stdout: str, told: str) -> None:
+    assert stacks.error(subprocess.CompletedProcess([], 3, stdout, stderr)) == told

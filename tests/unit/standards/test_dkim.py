@@ -39,6 +39,18 @@ def test_the_record_of_a_judged_key_is_that_of_the_key_itself(key: rsa.RSAPrivat
         assert dkim.record_of(public) == dkim.key_record(public)
 
 
+@pytest.mark.parametrize("broken", ["", "AAAA", "no base64", base64.b64encode(b"\0" * 400).decode()])
+def test_what_is_no_key_becomes_no_record(broken: str) -> None:
+    with pytest.raises(Invalid):
+        dkim.record_of(broken)
+
+
+def test_a_weak_key_becomes_no_record() -> None:
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key().public_bytes(DER, SPKI)
+    with pytest.raises(Invalid, match="1024 bits"):
+        dkim.record_of(base64.b64encode(weak).decode())
+
+
 def test_dkimpy_verifies_a_signature_with_the_record(key: rsa.RSAPrivateKey) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
