@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.cache import cache_folder
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -98,8 +100,7 @@ class Release:
     @property
     def tar(self) -> Path:
         """The built tar on this machine."""
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache) / "mailroom" / "chasquid" / self.name
+        return cache_folder("chasquid") / self.name
 
     @property
     def remote_path(self) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import tempfile
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+
+from components.cache import cache_folder
 
 COMPONENTS = Path(__file__).resolve().parent.parent
 # Host scripts carry a shebang; what they import from one another on the host does not.
@@ -53,11 +54,10 @@ class Bundle:
 
     def file(self) -> Path:
         """`text` as a file in this machine's cache: a text in a step the engine copies and logs many times a run."""
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailroom" / "scripts"
-        path = cache_dir / f"{self.digest}.json"
+        path = cache_folder("scripts") / f"{self.digest}.json"
         if not path.is_file() or path.read_bytes() != self.text.encode():
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=cache_dir, delete=False, encoding="utf-8") as fresh:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as fresh:
                 fresh.write(self.text)
             Path(fresh.name).replace(path)
         return path

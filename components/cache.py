@@ -1,0 +1,11 @@
+"""Where this machine keeps what is made once and uploaded to hosts; the makers are the parts' own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder(name: str) -> Path:
+    """Our folder of this name in the user's cache (XDG Base Directory Specification), which may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mailroom" / name
