@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import pulumi
 
-from components import certificates
-from components.certificates import Certificate, CertificateArgs
-from components.chasquid import Chasquid, ChasquidArgs, Users
-from components.dkim import DkimKey
-from components.dns import DnsArgs, HostDns, MailDns, Propagated, SpfTakeover, ZoneGate
-from components.host import Host, HostArgs, Reachable
-from components.reverse_dns import ReverseDns, ReverseDnsArgs
+from components.certificates.component import Certificate, CertificateArgs, challenge_packages
+from components.chasquid.component import Chasquid, ChasquidArgs
+from components.chasquid.provider import Users
+from components.dkim.provider import DkimKey
+from components.dns.component import DnsArgs, HostDns, MailDns
+from components.dns.provider import Propagated, SpfTakeover, ZoneGate
+from components.host.component import Host, HostArgs
+from components.host.provider import Reachable
+from components.reverse_dns.component import ReverseDns, ReverseDnsArgs
 from standards import dkim, ownership
 from standards.finding import Finding
 from standards.records import Record, domain_spf, ours_around, report_receivers, unquoted, wanted_records
@@ -162,7 +164,7 @@ class MailServer(pulumi.ComponentResource):
         key = self._settings.ssh_private_key
         private = pulumi.Output.secret(key.get_secret_value()) if key else None
         settings = self._settings
-        packages, check = certificates.packages(settings.acme), settings.outbound_check
+        packages, check = challenge_packages(settings.acme), settings.outbound_check
         args = HostArgs(settings=host, private_key=private, gates=gates, outbound_check=check, packages=packages)
         return Host(host.name, args, self._child())
 

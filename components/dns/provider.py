@@ -9,7 +9,6 @@ from pulumi.dynamic import Resource
 
 from components.dynamic_provider import Properties, Provider, progress
 from standards.finding import Problems
-from standards.records import unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,6 +131,7 @@ class SpfTakeoverProvider(Provider):
         """Return `replaced`, the texts of all that were ever removed."""
         from operations import cloudflare
         from standards import ownership
+        from standards.records import unquoted
 
         zone = cloudflare.Zone(_token(inputs), inputs["claim"]["zone_id"], inputs.get("base_url"))
         replaced = list(previous.get("replaced") or [])
@@ -186,6 +186,7 @@ class PropagatedProvider(Provider):
 def _as_answered(item: Mapping[str, str]) -> Expected:
     """A published record as DNS answers with it: the strings of a TXT joined (RFC 7208 section 3.3)."""
     from operations import dns
+    from standards.records import unquoted
 
     value = unquoted(item["value"]) if item["type"] == "TXT" else item["value"]
     return dns.Expected(item["name"], item["type"], value)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from components.host import PACKAGES
+from components.host.component import PACKAGES
 from lab.folders import CHECKOUT
 from lab.internet.certificates import CA_CERTIFICATE
 from lab.internet.client import edit_zone

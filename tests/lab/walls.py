@@ -7,8 +7,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from components.host import BANS, UNITS
 from components.host.bundle import DIRECTORY, bundle
+from components.host.component import BANS, UNITS
 
 if TYPE_CHECKING:
     import subprocess

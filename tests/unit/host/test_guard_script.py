@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from components.host import BANS
+from components.host.component import BANS
 
 if TYPE_CHECKING:
     from tests.unit.host.conftest import FakeHost
