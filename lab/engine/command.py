@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -245,7 +244,7 @@ class Command(proto.ResourceProviderServicer):  # type: ignore[misc]
         inputs = values.plain(request.properties)
         if rpc.token_of(request) == COPY:
             return await self._create_copy(request, inputs)
-        identity = request.urn.split("::")[-1] + secrets.token_hex(4)
+        identity = request.urn.split("::")[-1] + os.urandom(4).hex()
         if request.preview:
             outputs = dict.fromkeys(OUTPUTS, values.UNKNOWN)
         else:
@@ -256,7 +255,7 @@ class Command(proto.ResourceProviderServicer):  # type: ignore[misc]
         if request.preview:
             return proto.CreateResponse(id="", properties=values.struct(inputs))
         await self._copy(request, values.reveal(inputs))
-        return proto.CreateResponse(id=secrets.token_hex(4), properties=values.struct(inputs))
+        return proto.CreateResponse(id=os.urandom(4).hex(), properties=values.struct(inputs))
 
     @rpc.reports_failure
     async def Update(self, request: Any, context: Any) -> Any:
