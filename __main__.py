@@ -15,14 +15,12 @@ os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
 import pulumi
 
+from components import lean_sdk
 from components.mail_server import MailServer, MailServerArgs
 from components.outputs import outputs
 from components.settings import Settings
 from operations import backend
 from standards.finding import Problems
-
-# The SDK tells the engine of each step of a registration and waits for it to listen: a fifth of a run's time, unread.
-pulumi.log.debug = lambda *_, **__: None
 
 
 def read(key: str) -> object | None:
@@ -37,6 +35,7 @@ def read(key: str) -> object | None:
         return text  # [2001:db8::53] is text, too
 
 
+lean_sdk.leave_out()
 try:
     settings = Settings.load(read, pulumi.get_stack(), pulumi.runtime.get_config_env())
     backend.require(settings.backend, settings.stack)
