@@ -1,4 +1,4 @@
-"""What the Pulumi SDK does in every run and nobody reads, left out: a sixth of a run that finds nothing to do.
+"""What the Pulumi SDK does in every run and nobody reads, left out: a fifth of a run that finds nothing to do.
 
 It reaches into the SDK, which has no setting for any of it. Version after version a unit test holds the names.
 """
