@@ -9,13 +9,11 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from http.client import HTTPException, HTTPResponse
+from typing import Any
 
 from operations import web
 from standards.finding import Finding, Problems
-
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
 
 API = "https://api.cloudflare.com/client/v4"
 TOKEN_KEY = "cloudflare:apiToken"  # noqa: S105  (the name of a setting)
@@ -52,8 +50,7 @@ class Account:
         try:
             for start in range(len(labels) - 1):
                 name = ".".join(labels[start:])
-                found = self.call(f"/zones?{urllib.parse.urlencode({'name': name})}")["result"]
-                if found:
+                if found := self.call(f"/zones?{urllib.parse.urlencode({'name': name})}", list)["result"]:
                     return str(found[0]["id"]), str(found[0]["name"]).lower()
         except ApiError as error:
             finding = Zone(self.token, "", self.base_url).explain(error, domain)
@@ -63,21 +60,29 @@ class Account:
             raise Problems(f"the zone of {domain} could not be looked up", [finding]) from None
         return None
 
-    def call(self, path: str, method: str = "GET") -> dict[str, Any]:
-        """The answer to one request; asked again when the API is busy, as its own client does."""
+    def call(self, path: str, result: type, method: str = "GET") -> dict[str, Any]:
+        """The answer to one request, with a `result` of that type; asked again when the API is busy.
+
+        So is a GET whose answer is lost or breaks off; a change is not, as it may be done. Raises `ApiError` and
+        `OSError`.
+        """
         for attempt in range(web.ATTEMPTS):
+            last = attempt == web.ATTEMPTS - 1
             try:
-                return self._ask(path, method)
+                return self._ask(path, result, method)
             except urllib.error.HTTPError as error:
                 with error:
-                    last = attempt == web.ATTEMPTS - 1
                     if last or not web.worth_retrying(error.code, error.headers):
-                        raise _api_error(error.code, error.read()) from None
+                        raise _api_error(error.code, web.text_of(error)) from None
                     pause = web.pause(attempt, error.headers)
+            except (OSError, HTTPException) as error:
+                if last or method != "GET":
+                    raise web.NoAnswer(web.told(error)) from None
+                pause = web.pause(attempt, {})
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _ask(self, path: str, method: str) -> dict[str, Any]:
+    def _ask(self, path: str, result: type, method: str) -> dict[str, Any]:
         base = (self.base_url or API).rstrip("/")
         request = urllib.request.Request(  # noqa: S310  (the address is a validated setting)
             f"{base}{path}",
@@ -87,7 +92,7 @@ class Account:
         response: HTTPResponse
         opener = web.opener(direct=self.base_url is not None)
         with opener.open(request, timeout=web.TIMEOUT_SECONDS) as response:
-            return _parse(response.status, response.read())
+            return _parse(response.status, response.read(), result)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Zone:
     def verify(self, *domains: str) -> list[Finding]:
         """What keeps token and zone id from serving `domains`; one clear finding each, empty when fine."""
         try:
-            zone = self._call("")["result"]
+            zone = self._call("", dict)["result"]
         except ApiError as error:
             return [self.explain(error, domain) for domain in domains]
         except OSError as error:
@@ -119,7 +124,7 @@ class Zone:
         try:
             for page in range(1, 1000):
                 query = urllib.parse.urlencode({"page": page, "per_page": PER_PAGE})
-                answer = self._call(f"/dns_records?{query}")
+                answer = self._call(f"/dns_records?{query}", list)
                 found += answer["result"]
                 last = (answer.get("result_info") or {}).get("total_pages")
                 if not answer["result"] or (last is not None and page >= last):
@@ -134,14 +139,15 @@ class Zone:
     def remove(self, record_id: str) -> None:
         """Delete one record that a lost run of ours made, or that ours replaces on request. Raises `Problems`."""
         try:
-            self._call(f"/dns_records/{urllib.parse.quote(record_id)}", method="DELETE")
+            self._call(f"/dns_records/{urllib.parse.quote(record_id)}", dict, method="DELETE")
         except ApiError as error:
             raise Problems("a record could not be removed", [self.explain(error, record_id)]) from None
         except OSError as error:
             raise Problems("a record could not be removed", [self.unreachable(error)]) from None
 
-    def _call(self, path: str, method: str = "GET") -> dict[str, Any]:
-        return Account(self.token, self.base_url).call(f"/zones/{urllib.parse.quote(self.zone_id)}{path}", method)
+    def _call(self, path: str, result: type, method: str = "GET") -> dict[str, Any]:
+        path = f"/zones/{urllib.parse.quote(self.zone_id)}{path}"
+        return Account(self.token, self.base_url).call(path, result, method)
 
     def explain(self, error: ApiError, domain: str) -> Finding:
         """What an answer that is no success means for `domain`."""
@@ -185,13 +191,12 @@ class Zone:
 
     def unreachable(self, error: Exception) -> Finding:
         """What it means that there was no answer."""
-        reason = getattr(error, "reason", None) or error
         return Finding(
             severity="error",
             id="cloudflare.unreachable",
             subject=self.base_url or API,
             expected="an answer of the Cloudflare v4 API",
-            found=f"{reason}",
+            found=str(error),
             why="the zone cannot be read, so nothing is written to it",
             fix="run again; check the network (and cloudflare:baseUrl when it is set)",
         )
@@ -210,13 +215,15 @@ def _zone_finding(finding_id: str, domain: str, *, found: str) -> Finding:
     )
 
 
-def _parse(status: int, body: bytes) -> dict[str, Any]:
+def _parse(status: int, body: bytes, result: type) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except ValueError:
         raise ApiError(status, None, "the answer is not JSON: is this the Cloudflare API?") from None
     if not isinstance(answer, dict) or not answer.get("success"):
         raise _api_error(status, body)
+    if not isinstance(answer.get("result"), result):
+        raise ApiError(status, None, "the answer has no result: is this the Cloudflare API?")
     return answer
 
 

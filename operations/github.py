@@ -112,6 +112,8 @@ class Repository:
                 f"GitHub answers {answer.status} ({said or 'no reason given'}) to {method} {path.partition('?')[0]}: "
                 "compare the job's `permissions` with docs/pull-requests.md"
             )
+        if answer.body is None:
+            raise GitHubError(f"{self.api} answers {method} without JSON: is this GitHub's API? Run this job again")
         return answer.body
 
 

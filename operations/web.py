@@ -62,6 +62,19 @@ def pause(attempt: int, headers: Mapping[str, str] | Message) -> float:
     return min(max(asked, 0.0), LONGEST_PAUSE)
 
 
+def text_of(error: urllib.error.HTTPError) -> bytes:
+    """What an error says; nothing where it breaks off, as its status says the most."""
+    try:
+        return error.read()
+    except (OSError, HTTPException):
+        return b""
+
+
+def told(error: OSError | HTTPException) -> str:
+    """Why there was no answer."""
+    return str(getattr(error, "reason", None) or error) or type(error).__name__
+
+
 def opener(*, direct: bool) -> urllib.request.OpenerDirector:
     """Follows no redirect; `direct` passes by the proxies for the Internet, which do not know an API that is near."""
     handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
@@ -107,10 +120,10 @@ class Client:
             except urllib.error.HTTPError as error:
                 with error:
                     if last or not (error.code in self.busy or worth_retrying(error.code, error.headers)):
-                        return Answer(error.code, _parsed(error.read()))
+                        return Answer(error.code, _parsed(text_of(error)))
                     reason, seconds = f"answers {error.code}", pause(attempt, error.headers)
             except (OSError, HTTPException) as error:
-                reason = f"gives no answer ({getattr(error, 'reason', None) or error or type(error).__name__})"
+                reason = f"gives no answer ({told(error)})"
                 if last:
                     raise NoAnswer(f"{self.base} {reason}, asked {self.attempts} times") from None
             self.say(f"{self.base} {reason}; asking again in {seconds:.0f} s")

@@ -27,6 +27,8 @@ class Reply:
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
+    missing: int = 0
+    raw: bytes = b""
 
 
 def fine(result: Any, **info: int) -> Reply:
@@ -63,12 +65,17 @@ def api() -> Iterator[Api]:
         def do_GET(self) -> None:
             api.asked.append((self.path, self.headers["Authorization"]))
             reply = api.replies.pop(0)
+            if reply.raw:
+                self.wfile.write(reply.raw)
+                return
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)
-            for name, value in {**reply.headers, "Content-Length": str(len(body))}.items():
+            for name, value in {**reply.headers, "Content-Length": str(len(body) + reply.missing)}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        do_DELETE = do_GET  # noqa: N815  (http.server's name)
 
         def log_message(self, *args: object) -> None:
             pass
@@ -204,3 +211,43 @@ def test_only_what_may_pass_is_asked_again(api: Api, reply: Reply, asked: int) -
 def test_an_address_that_is_no_url_is_told_and_not_a_crash() -> None:
     with pytest.raises(Problems, match="unknown url type"):
         cloudflare.Account(TOKEN, "no-url").zone_of("example.test")
+
+
+BROKEN_OFF = Reply(body={"success": True, "result": []}, missing=50)
+GARBAGE = Reply(raw=b"\x16\x03garbage\r\n\r\n")
+
+
+@pytest.mark.parametrize("broken", [BROKEN_OFF, GARBAGE])
+def test_an_answer_that_breaks_off_is_asked_for_again(api: Api, broken: Reply, pauses: list[float]) -> None:
+    assert api.zone(broken, broken, fine([{"id": "1"}], total_pages=1)).records() == [{"id": "1"}]
+    assert pauses == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("broken", [BROKEN_OFF, GARBAGE])
+def test_answers_that_always_break_off_are_told_as_no_answer(api: Api, broken: Reply) -> None:
+    (finding,) = api.zone(*[broken] * 4).verify("example.test")
+    assert (finding.id, len(api.asked)) == ("cloudflare.unreachable", 4)
+    with pytest.raises(Problems, match="an answer of the Cloudflare v4 API"):
+        api.zone(*[broken] * 4).records()
+
+
+def test_a_deletion_is_not_repeated_when_its_answer_breaks_off(api: Api) -> None:
+    with pytest.raises(Problems, match="a record could not be removed"):
+        api.zone(BROKEN_OFF).remove("1")
+    assert len(api.asked) == 1
+
+
+def test_an_error_that_breaks_off_is_still_that_error(api: Api) -> None:
+    (finding,) = api.zone(Reply(403, b"{", missing=50)).verify("example.test")
+    assert (finding.id, finding.found) == (
+        "cloudflare.token-refused",
+        f"the API refuses it for zone {ZONE_ID} (403: Forbidden)",
+    )
+
+
+@pytest.mark.parametrize("body", [{"success": True}, {"success": True, "result": None}, {"success": True, "result": 1}])
+def test_a_success_without_a_result_is_said_to_be_no_cloudflare_api(api: Api, body: dict[str, Any]) -> None:
+    (finding,) = api.zone(Reply(body=body)).verify("example.test")
+    assert "the answer has no result: is this the Cloudflare API?" in finding.found
+    with pytest.raises(Problems, match="the answer has no result"):
+        api.zone(Reply(body=body)).records()

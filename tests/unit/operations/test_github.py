@@ -83,3 +83,9 @@ def test_a_refusal_says_what_to_look_at_and_not_the_token(hub: GitHub) -> None:
     with pytest.raises(GitHubError, match=r"answers 401 \(Bad credentials\) to GET .*permissions") as refused:
         Repository(REPOSITORY, "another-token", hub.api).comment(7, report())
     assert "another-token" not in str(refused.value)
+
+
+def test_an_answer_that_is_no_json_is_told_and_not_a_crash(hub: GitHub, repository: Repository) -> None:
+    hub.answer = lambda _: None  # type: ignore[method-assign]
+    with pytest.raises(GitHubError, match="is this GitHub's API"):
+        repository.tell_drift(report())

@@ -266,6 +266,13 @@ def test_an_api_that_repeats_what_it_was_sent_gives_no_secret_away(name: str) ->
     assert "refused Bearer ***" in scripted(name, echo).found
 
 
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(("status", "told"), [(200, "ptr.api-unreachable"), (403, "ptr.api-login")])
+def test_an_answer_that_breaks_off_is_told_by_what_came(name: str, status: int, told: str) -> None:
+    headers = {"Content-Length": "999", "Connection": "close"}
+    assert scripted(name, lambda _: Response(status=status, headers=headers)).id == told
+
+
 def test_a_login_that_repeats_its_form_gives_no_password_away() -> None:
     def echo(request: Request) -> Response:
         return Response(status=401, body={"error_description": urlencode(request.form)})
