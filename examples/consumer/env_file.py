@@ -5,22 +5,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
+# Quotes, backslashes and line breaks are read one way here and another there. dotenv-expand, which Node programs add
+# to dotenv, puts variables in for $NAME and ${NAME}, in single quotes, too.
+READ_DIFFERENTLY = re.compile(r"['\n\r\\\0]|\$[A-Za-z_{]")
 MARK = "# Written by the Pulumi stack of this application; its next run overwrites changes.\n"
 
 
 def text(settings: dict[str, str]) -> str:
-    """NAME='value' lines, which shells and dotenv libraries read alike; raises `ValueError` where they would not.
-
-    Some libraries put variables of the environment in for `${`, in single quotes, too.
-    """
-    wrong = [name for name, value in settings.items() if any(sign in value for sign in (*"'\n\r\\\0", "${"))]
-    if wrong:
-        named = ", ".join(wrong)
-        raise ValueError(f"{named} must not hold quotes ('), backslashes, line breaks or ${{: choose another one")
+    """NAME='value' lines, as shells and dotenv libraries read them; raises `ValueError` where they would differ."""
+    if wrong := [name for name, value in settings.items() if READ_DIFFERENTLY.search(value)]:
+        raise ValueError(
+            f"{', '.join(wrong)} must not hold quotes ('), backslashes, line breaks, or a $ with a letter, _ or {{ "
+            "behind it: choose another one"
+        )
     return MARK + "".join(f"{name}='{value}'\n" for name, value in settings.items())
 
 

@@ -24,7 +24,14 @@ class Client(smtplib.SMTP_SSL):
 
 
 def send(settings: dict[str, str], to: str, address: str | None, ca_file: str | None) -> None:
-    """Hand one message in; raises `OSError` (all of smtplib's errors are)."""
+    """Hand one message in; raises `OSError` (all of smtplib's errors are), and `ValueError` for what it cannot send."""
+    if to.splitlines() != [to]:
+        raise ValueError("smokeTo has a line break: `pulumi config set smokeTo` with one address")
+    if not settings["SMTP_PASSWORD"].isascii():  # Python's own refusal would show a letter of it
+        raise ValueError(
+            "the password has letters beyond ASCII, and smtplib logs in with no such one: use an application token, "
+            "made by `scripts/hash_password.py --token`"
+        )
     message = EmailMessage()
     message["From"], message["To"] = settings["MAIL_FROM"], to
     message["Subject"] = "The application can send mail"
@@ -45,7 +52,7 @@ def main() -> int:
     given = json.load(sys.stdin)
     try:
         send(given["settings"], given["to"], given["address"], given["ca_file"])
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"error: no smoke mail was sent: {error}", file=sys.stderr)
         return 1
     print(f"accepted for {given['to']}")

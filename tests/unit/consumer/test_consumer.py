@@ -82,7 +82,7 @@ def env_file(action: str, path: Path, settings: dict[str, str] | None = None) ->
 
 def test_the_file_is_for_its_owner_alone_and_a_shell_reads_what_was_meant(tmp_path: Path) -> None:
     path = tmp_path / ".env"
-    secret = 'a $(touch x) "b" `c` #d'
+    secret = 'a $(touch x) "b" `c` #d $1 $'
     assert env_file("write", path, {"SMTP_PASSWORD": "old"}).returncode == 0
     done = env_file("write", path, {"SMTP_PASSWORD": secret})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -112,7 +112,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("value", ["it's", "a\nb", "a\\b", "a${HOME}b"])
+@pytest.mark.parametrize("value", ["it's", "a\nb", "a\\b", "a${HOME}b", "a$HOMEb", "a$_b"])
 def test_a_value_that_libraries_read_differently_changes_nothing_and_is_not_shown(tmp_path: Path, value: str) -> None:
     path = tmp_path / ".env"
     env_file("write", path, {"SMTP_PASSWORD": "old"})
@@ -121,6 +121,28 @@ def test_a_value_that_libraries_read_differently_changes_nothing_and_is_not_show
     assert (done.returncode, path.read_text()) == (1, before)
     assert "SMTP_PASSWORD must not hold" in done.stderr
     assert value not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "said"),
+    [
+        ({}, "a@b.test\nBcc: x@y.test", "smokeTo has a line break: `pulumi config set smokeTo` with one address"),
+        ({}, "a@b.test\n", "smokeTo has a line break"),
+        ({"SMTP_PASSWORD": "s\u00e9cret"}, "a@b.test", "use an application token, made by `scripts/hash_password.py"),
+        ({"MAIL_FROM": "i@example.com\nX: y"}, "a@b.test", "may not contain linefeed"),
+        ({}, "a@b.test", "Connection refused"),
+    ],
+)
+def test_a_smoke_mail_that_cannot_be_sent_is_one_clear_line(change: dict[str, str], to: str, said: str) -> None:
+    settings = {"MAIL_FROM": "i@example.com", "SMTP_HOST": "smtp.example.com", "SMTP_PORT": "1",
+                "SMTP_USER": "i@example.com", "SMTP_PASSWORD": "secret"}  # fmt: skip
+    given = {"settings": settings | change, "to": to, "address": "127.0.0.1", "ca_file": None}
+    command = [sys.executable, str(CONSUMER / "smoke_mail.py")]
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: no smoke mail was sent: ")
+    assert said in done.stderr
+    assert not re.search("cret|\u00e9|xe9", done.stderr), "no letter of the password is shown"
 
 
 class Reference(pulumi.runtime.Mocks):
