@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class ZoneGateProvider(Provider):
     """Reads the zone: token, zone and our names; a record there that is not ours stops the run.
 
-    It looks at each SPF record with all it includes, too. It asks again whenever what we want to write changes. Raises
-    `Problems` naming each record and the ways on.
+    It looks at each SPF record with all it includes, too, and at the MTA-STS policies of domains that get our MX. It
+    asks again whenever what we want to write changes. Raises `Problems` naming each record and the ways on.
     """
 
     def apply(self, inputs: Properties, previous: Mapping[str, Any]) -> Properties:  # noqa: ARG002
@@ -37,7 +37,7 @@ class ZoneGateProvider(Provider):
         findings = zone.verify(*inputs["names"])
         if not findings:
             findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
-            findings += [*_costly_spf(inputs), *_unwelcome_reports(inputs)]
+            findings += [*_costly_spf(inputs), *_unwelcome_reports(inputs), *_unlisted_mx(inputs)]
         for finding in findings:
             if finding.severity != "error":
                 progress(str(finding).removeprefix("warning: "), warning=True)
@@ -79,10 +79,23 @@ def _unwelcome_reports(inputs: Properties) -> list[Finding]:
     ]
 
 
+def _unlisted_mx(inputs: Properties) -> list[Finding]:
+    """Domains whose MTA-STS policy keeps senders from the MX hosts that we are about to publish."""
+    from operations import dns, mta_sts
+
+    hosts: dict[str, list[str]] = {}
+    for record in inputs["published"]:
+        host = record["value"].rpartition(" ")[2]
+        if record["type"] == "MX" and record["name"] in inputs["names"] and host != ".":  # a null MX takes no mail
+            hosts.setdefault(record["name"], []).append(host)
+    resolver = dns.Resolver(inputs.get("resolver"))
+    return [finding for domain, mx in hosts.items() for finding in mta_sts.review(domain, mx, resolver)]
+
+
 class ZoneGate(Resource, module="mailroom", name="ZoneGate"):
     """The gate of one zone, for the owners `names` of what we write there: nothing is written before it has read it.
 
-    `senders` are the SPF records {domain, text} to look at, `published` what we will publish that they may name,
+    `senders` are the SPF records {domain, text} to look at, `published` what we will publish: names in them, and MX;
     `reports` the domains of others that shall get DMARC reports, as {domain, receiver}.
     """
 

@@ -275,6 +275,11 @@ def test_the_gate_gets_each_spf_record_with_ours_that_it_includes(run_program: A
     assert all(not one["value"].startswith('"') for one in inputs["published"])
 
 
+def test_the_gate_gets_the_mx_hosts_that_a_policy_of_the_domain_has_to_allow(run_program: Any) -> None:
+    published = run_program().inputs(ZONE_GATE)["published"]
+    assert {"name": "example.test", "type": "MX", "value": f"10 {HOST}"} in published
+
+
 def test_only_reports_to_domains_of_others_are_asked_about(run_program: Any) -> None:
     def reporting(config: dict[str, Any]) -> None:
         config["mailroom:domains"][0]["dmarc"] = {"rua": ["a@in.example.test", "b@reports.example"]}

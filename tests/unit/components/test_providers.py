@@ -15,7 +15,7 @@ from components.dns import provider
 from components.dns.provider import SpfTakeoverProvider, ZoneGateProvider
 from components.dynamic_provider import _own_words
 from components.reverse_dns.provider import PtrCheckProvider, PtrRecordProvider
-from operations import cloudflare, reverse_dns
+from operations import cloudflare, mta_sts, reverse_dns
 from operations import dns as outside
 from standards import passwords
 from standards.finding import Finding, Problems
@@ -145,7 +145,7 @@ class FakeZone:
 
     def __init__(self, *_: Any) -> None: ...
 
-    def verify(self, _domain: str) -> list[Finding]:
+    def verify(self, *_domains: str) -> list[Finding]:
         return self.findings
 
     def records(self) -> list[dict[str, Any]]:
@@ -241,6 +241,59 @@ def test_reports_to_others_that_nobody_welcomes_are_told_and_stop_nothing(
     assert asked == ["example.com._report._dmarc.reports.example"]
     assert len(said) == told
     assert all('expected: example.com._report._dmarc.reports.example TXT "v=DMARC1"' in text for text in said)
+
+
+MTA_STS = "version: STSv1\nmode: {}\nmx: mx.old.example\nmax_age: 86400\n"
+
+
+def receiving(monkeypatch: pytest.MonkeyPatch, policies: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """A gate before the MX of domains with these policies, one of them in another zone; and what is fetched."""
+    fetched: list[str] = []
+
+    def fetch(address: str) -> str:
+        fetched.append(address)
+        return policies[address.removeprefix("https://mta-sts.").partition("/")[0]]
+
+    records = {f"_mta-sts.{domain}": ["v=STSv1; id=1"] for domain in policies}
+    monkeypatch.setattr(cloudflare, "Zone", FakeZone)
+    monkeypatch.setattr(
+        outside.Resolver, "resolve", lambda _, name, kind: records.get(name, []) if kind == "TXT" else []
+    )
+    monkeypatch.setattr(mta_sts, "fetch", fetch)
+    mx = {"example.com": "10 smtp.example.com", "silent.example": "0 .", "elsewhere.example": "10 smtp.example.com"}
+    published = [{"name": name, "type": "MX", "value": value} for name, value in mx.items()]
+    return gate(["SPF"]) | {"names": ["example.com", "silent.example"], "published": published}, fetched
+
+
+def test_an_enforced_mta_sts_policy_without_our_host_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    domains = ["example.com", "silent.example", "elsewhere.example"]
+    inputs, fetched = receiving(monkeypatch, dict.fromkeys(domains, MTA_STS.format("enforce")))
+    with pytest.raises(Problems, match="nothing was changed in it") as stopped:
+        ZoneGateProvider().create(inputs)
+    (finding,) = stopped.value.findings
+    assert (finding.id, finding.subject) == ("mta-sts-mx", "MTA-STS policy of example.com")
+    assert fetched == ["https://mta-sts.example.com/.well-known/mta-sts.txt"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "told"),
+    [
+        ({}, None),
+        ({"example.com": MTA_STS.format("enforce").replace("mx.old.example", "*.example.com")}, None),
+        ({"example.com": MTA_STS.format("none")}, None),
+        ({"example.com": MTA_STS.format("testing")}, "expected: `mx: smtp.example.com` in https://mta-sts."),
+        ({"example.com": "<html>"}, "a policy with version ''"),
+    ],
+)
+def test_any_other_mta_sts_policy_is_told_at_most(
+    monkeypatch: pytest.MonkeyPatch, policies: dict[str, str], told: str | None
+) -> None:
+    said: list[str] = []
+    inputs, _ = receiving(monkeypatch, policies)
+    monkeypatch.setattr(provider, "progress", lambda text, warning=False: said.append(text) if warning else None)
+    assert ZoneGateProvider().create(inputs).id == "gate"
+    assert len(said) == (told is not None)
+    assert all(told in text for text in said if told)
 
 
 def test_a_takeover_removes_only_what_ours_allows_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
