@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -58,6 +57,7 @@ def test_two_ways_to_write_one_backend_are_the_same(required: str, used: str, tm
         ("azblob://state?storage_account=a", "azblob://state?storage_account=b"),
         ("azblob://state?storage_account=a", "azblob://state"),
         ("azblob://state?storage_account=a", "azblob://state?storage_account=a&domain=blob.example.net"),
+        ("azblob://state?storage_account=a&domain=blob.example.net", "azblob://state?storage_account=a"),
         ("https://pulumi.internal:8443", "https://pulumi.internal:9443"),
         ("https://pulumi.internal", "https://pulumi.internal:8443"),
         ("s3://state", "file://~"),
@@ -70,8 +70,7 @@ def test_another_backend_is_refused_and_the_way_on_is_told(required: str, used: 
         backend.require(required, "prod", environment(tmp_path, used))
     (finding,) = refused.value.findings
     assert (finding.expected, finding.found.split()[-1]) == (f"the backend {required}", used)
-    (line,) = re.findall("`(export [^`]*)`", finding.fix)
-    assert shlex.split(line) == ["export", f"PULUMI_BACKEND_URL={required}"]
+    assert finding.fix.startswith(f"`export PULUMI_BACKEND_URL={shlex.quote(required)}`")
 
 
 def test_an_account_of_the_environment_is_the_one_that_a_url_leaves_out(tmp_path: Path) -> None:
