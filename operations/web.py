@@ -71,8 +71,8 @@ def text_of(error: urllib.error.HTTPError) -> bytes:
 
 
 def told(error: OSError | HTTPException) -> str:
-    """Why there was no answer."""
-    return str(getattr(error, "reason", None) or error) or type(error).__name__
+    """Why there was no answer, on one line."""
+    return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
 
 
 def opener(*, direct: bool) -> urllib.request.OpenerDirector:

@@ -227,6 +227,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(api: Api, broken: Reply, p
 def test_answers_that_always_break_off_are_told_as_no_answer(api: Api, broken: Reply) -> None:
     (finding,) = api.zone(*[broken] * 4).verify("example.test")
     assert (finding.id, len(api.asked)) == ("cloudflare.unreachable", 4)
+    assert "\n" not in finding.found
     with pytest.raises(Problems, match="an answer of the Cloudflare v4 API"):
         api.zone(*[broken] * 4).records()
 
