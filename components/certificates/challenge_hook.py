@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,8 @@ def ask(config: dict[str, Any], method: str, path: str, body: object = None) -> 
             f"Cloudflare refuses {method} {path.partition('?')[0]} ({error.code} {' '.join(said.split())[:300]}), "
             "check the token of mailroom:acme: it needs Zone:Read and DNS:Edit for the challenge zone"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ChallengeError(f"Cloudflare's API does not answer ({error}), try again later") from error
+    except (OSError, HTTPException, ValueError, KeyError) as error:
+        raise ChallengeError(f"Cloudflare's API does not answer ({error!r}), try again later") from error
 
 
 if __name__ == "__main__":

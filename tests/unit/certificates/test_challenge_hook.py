@@ -151,6 +151,17 @@ def test_a_token_without_rights_is_told_without_the_token(
         call("auth", **api)
 
 
+def test_an_answer_that_breaks_off_is_told_as_one(
+    call: Any, api: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(request: Api) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+
+    monkeypatch.setattr(Api, "do_GET", broken)
+    with pytest.raises(Exception, match="Cloudflare's API does not answer .IncompleteRead.*try again later"):
+        call("auth", **api)
+
+
 @pytest.mark.parametrize(("action", "section"), [("auth", "IN"), ("cleanup", "NONE")])
 def test_an_update_is_signed_and_touches_one_value(
     call: Any, monkeypatch: pytest.MonkeyPatch, action: str, section: str
