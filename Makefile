@@ -28,7 +28,7 @@ test: ## lint, then all tests (the lab tests make labs of their own)
 	@$(python) -m pytest -q -n 3 --dist loadfile tests/lab tests/faults
 
 preview-check: ## run the workflows' own steps in the lab: a pull request previewed, commented, its plan applied
-	@scripts/setup.sh up
+	@scripts/setup.sh preview-check
 	@$(python) -m pytest -v tests/lab/test_preview_check.py
 
 lint: ## ruff, strict type checking, shellcheck, shfmt, actionlint, zizmor

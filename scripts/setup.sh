@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what this checkout needs and the machine lacks: Debian packages, .venv, Go, chasquid, the Pulumi engine,
-# and for `test` and `sbom` the tools that list what the program is made of. `program` is for a job elsewhere, which has
-# Python 3.11 and an official Pulumi: it installs what the program itself needs, on any system with dpkg.
+# and the policies' environment; for `test` and `sbom` the tools that list what the program is made of. Each mode has the
+# name of its target in the Makefile; `program` is for a job elsewhere, which has Python 3.11 and an official Pulumi: it
+# installs what the program itself needs, on any system with dpkg.
 # Safe to run again at any time; a complete checkout costs it less than a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
