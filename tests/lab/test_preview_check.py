@@ -103,8 +103,8 @@ class Team:
     def preview(self) -> Job:
         """The workflow `preview` on what is checked out, its comment included."""
         self.runner.hub.run += 1
-        job = self.runner.run("preview", "preview", secrets=READS)
-        told = self.runner.run("preview", "comment", secrets={})
+        job = self.runner.run("preview", STACK, secrets=READS)
+        told = self.runner.run("preview", f"comment-{STACK}", secrets={})
         assert told.status == 0, told.said
         return job
 
@@ -232,7 +232,7 @@ def test_a_file_backend_ends_the_preview_with_one_clear_line(team: Team, tmp_pat
     content = yaml.safe_load(team.file.read_text())
     content["config"]["mailroom:backend"] = f"file://{tmp_path}"
     team.file.write_text(yaml.safe_dump(content))
-    job = team.runner.run("preview", "preview", secrets=READS)
+    job = team.runner.run("preview", STACK, secrets=READS)
     assert job.status == 3
     assert job.said == (
         f"stack {STACK}: its backend is file://{tmp_path}, a folder of one machine; a job elsewhere finds the state "

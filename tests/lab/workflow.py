@@ -143,6 +143,8 @@ class Runner:
             "github.event.pull_request.number": str(number),
             **{f"secrets.{name}": value for name, value in secrets.items()},
         }
+        of_job = self._filled(wanted.get("env", {}), values)
+        values |= {f"env.{name}": value for name, value in of_job.items()}
         shutil.rmtree(self.checkout / "build", ignore_errors=True)  # every job starts on a machine of its own
         shell = loaded.get("defaults", {}).get("run", {}).get("shell")
         ended, said, summary = 0, "", self.checkout / ".git" / "summary"
@@ -150,7 +152,7 @@ class Runner:
         for step in wanted["steps"]:
             if not self._wanted(step.get("if"), failed=bool(ended)):
                 continue
-            given = self._filled({**wanted.get("env", {}), **step.get("env", {})}, values)
+            given = of_job | self._filled(step.get("env", {}), values)
             if "run" in step:
                 done, outputs = self._step(step["run"], given, shell, summary)
                 ended, said = ended or done.returncode, said + done.stdout

@@ -66,12 +66,45 @@ def test_no_job_keeps_githubs_token_in_the_checkout() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+SET_UP = "vars.MAILROOM_DEPLOYS == 'yes'"
+
+
+def test_a_repository_that_nobody_set_up_starts_no_job() -> None:
+    for name, key, job in JOBS:
+        needed = job.get("needs")
+        if needed is None:
+            assert job["if"].partition(" && (")[0] == SET_UP, (name, key)
+        elif "if" in job:  # without a condition a job is skipped with the one it needs
+            skipped = (f"needs.{needed}.result != 'skipped'", "!contains(needs.*.result, 'skipped')")
+            assert [text for text in skipped if f"!cancelled() && {text}" in job["if"]], (name, key)
+
+
 def test_a_forks_pull_request_starts_no_job() -> None:
-    jobs = WORKFLOWS["preview"]["jobs"]
     own = "github.event.pull_request.head.repo.full_name == github.repository"
-    assert jobs["preview"]["if"] == f"github.event_name != 'pull_request' || {own}"
-    assert jobs["comment"]["needs"] == "preview"
-    assert "needs.preview.result != 'skipped'" in jobs["comment"]["if"]
+    for key, job in WORKFLOWS["preview"]["jobs"].items():
+        if "secrets." in str(job):
+            assert job["if"] == f"{SET_UP} && (github.event_name != 'pull_request' || {own})"
+        else:
+            assert key == f"comment-{job['needs']}"
+
+
+def test_a_comment_waits_for_the_preview_of_its_own_stack_alone() -> None:
+    jobs = WORKFLOWS["preview"]["jobs"]
+    previews = {key for key in jobs if not key.startswith("comment-")}
+    assert previews == {"staging", "prod"}
+    for key in previews:
+        assert "needs" not in jobs[key]
+        assert jobs[key]["environment"] == f"preview-{key}"
+        assert jobs[key]["name"] == f"preview of {key}"  # the checks that docs/pull-requests.md asks to require
+        assert jobs[f"comment-{key}"]["needs"] == key
+        assert jobs[key]["env"] == jobs[f"comment-{key}"]["env"] == {"STACK": key}
+
+
+def test_a_report_is_kept_as_long_as_its_plan() -> None:
+    for key in ("staging", "prod"):
+        steps = WORKFLOWS["preview"]["jobs"][key]["steps"]
+        kept = [step["with"]["retention-days"] for step in steps if "actions/upload-artifact@" in step.get("uses", "")]
+        assert kept == [30, 30]
 
 
 def test_what_a_pull_request_says_reaches_a_script_only_as_a_variable() -> None:
@@ -80,6 +113,7 @@ def test_what_a_pull_request_says_reaches_a_script_only_as_a_variable() -> None:
 
 def test_the_documentation_names_each_environment_and_secret_there_is() -> None:
     text = (FOLDER.parent / "docs" / "pull-requests.md").read_text()
+    assert "`MAILROOM_DEPLOYS`" in text
     used = {f"`{secret}`" for *_, job in JOBS for secret in re.findall(r"secrets\.(\w+)", str(job))}
     for *_, job in JOBS:
         stacks = job.get("strategy", {}).get("matrix", {}).get("stack", [""])
