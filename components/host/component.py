@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 from pulumi_command import remote
 
-from components.host.bundle import DIRECTORY, bundle
+from components.host import commands
+from components.host.bundle import bundle
 from components.host.provider import Access, HostGate
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from components.settings import HostSettings
 
-LOCK = "/run/mailroom.lock"  # /run/lock would let any local user hold it
-BUSY = 75  # sysexits.h EX_TEMPFAIL
 PACKAGES = (
     *("ca-certificates", "certbot"),
     *("python3-dkim", "python3-dnspython"),  # the sender policy
@@ -145,13 +144,11 @@ class Host(pulumi.ComponentResource):
 
         It has no replacement trigger, so a lost host cannot block its own replacement by being dialled.
         """
-        script = f"{DIRECTORY}/current/uninstall.py"
         return remote.Command(
             name,
             connection=self._connection,
-            create=self._command("/bin/true", 10),
-            # The script removes itself last: without it there is nothing left to do.
-            delete=self._command(f"sh -c '[ ! -e {script} ] || exec {script}'", timeout),
+            create=self._command(commands.NOTHING, 10),
+            delete=self._command(commands.UNINSTALL, timeout),
             stdin=_as_stdin(payload),
             logging=remote.Logging.STDOUT_AND_STDERR,  # short lines: how the queue drains, and what stays where
             add_previous_output_in_env=False,
@@ -208,11 +205,7 @@ class Host(pulumi.ComponentResource):
         )
 
     def _command(self, command: str, timeout: int) -> str:
-        """`command` under our lock and a time limit, as root: the provider ignores custom timeouts."""
-        sudo = "" if self._settings.ssh.user == "root" else "sudo -n "
-        busy = "echo 'error: another run is at work on this host for 300 s; wait for it, then run again' >&2"
-        locked = f"{sudo}flock -w 300 -E {BUSY} {LOCK} timeout {timeout} {command}"
-        return f"{locked} || {{ status=$?; [ $status != {BUSY} ] || {busy}; exit $status; }}"
+        return commands.locked(command, timeout, user=self._settings.ssh.user)
 
     def _child(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pulumi_policy import EnforcementLevel, PolicyPack, ResourceValidationPolicy, StackValidationPolicy
 from pulumi_policy.proxy import UnknownValueError
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # the checkout, for standards
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the checkout, for standards and the hosts' commands
 
 from mailroom_policy.rules import RULES, Rule
 from mailroom_policy.view import UNKNOWN, Resource

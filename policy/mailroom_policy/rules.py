@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from components.host import commands
 from mailroom_policy.view import COMMANDS, REMOTE, UNKNOWN, DnsRecord, Resource, host, payload, records
 from standards import dkim, dmarc, limits, spf, spf_tree
 from standards.finding import Finding, Invalid, error_about
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ED25519_OCTETS: Final = 32  # RFC 8463 section 4
-# What a logged step may read: none of it is secret, so neither is what the step prints.
-PLAIN_INPUTS: Final = frozenset({"hostname", "drain_seconds"})
+# What the step that logs reads: none of it is secret, so neither is what it prints.
+PLAIN_INPUTS: Final = {"hostname", "drain_seconds"}
+TIME_LIMIT: Final = re.compile(r"\btimeout [0-9]+ ")
 
 Broken = tuple[Resource, Finding]
 
@@ -255,10 +258,10 @@ def secret_outputs(resources: Sequence[Resource]) -> Iterator[Broken]:
 
 
 def quiet_commands(resources: Sequence[Resource]) -> Iterator[Broken]:
-    """The provider shows every line a Command prints, unless `logging` is none."""
+    """The provider shows every line a Command prints, unless `logging` is none: only `Host.uninstall` may."""
     for resource in _commands(resources):
         logging = resource.props.get("logging")
-        if logging in ("none", UNKNOWN) or _reads_nothing_secret(resource):
+        if logging in ("none", UNKNOWN) or _is_uninstall(resource):
             continue
         yield (
             resource,
@@ -308,9 +311,22 @@ def _commands(resources: Sequence[Resource]) -> Iterator[Resource]:
     return (resource for resource in resources if resource.type in COMMANDS)
 
 
-def _reads_nothing_secret(resource: Resource) -> bool:
-    given = payload(resource)
-    return given is not None and PLAIN_INPUTS.issuperset(given)
+def _is_uninstall(resource: Resource) -> bool:
+    """Whether nothing of the step is its caller's own but the seconds and the plain values on its standard input."""
+    props, given = resource.props, payload(resource)
+    return (
+        given is not None
+        and given.keys() == PLAIN_INPUTS
+        and not (props.get("environment") or props.get("update"))
+        and _runs(props.get("create"), commands.NOTHING)
+        and _runs(props.get("delete"), commands.UNINSTALL)
+    )
+
+
+def _runs(text: Any, command: str) -> bool:
+    """Whether a text is the line that a host runs for the command, whatever its time limit."""
+    lines = [commands.locked(command, 0, user=user) for user in ("root", "another")]
+    return isinstance(text, str) and TIME_LIMIT.sub("timeout 0 ", text) in lines
 
 
 RULES: Final = (

@@ -12,6 +12,8 @@ import pytest
 
 from components import mail_server
 from components.dkim.provider import DkimKeyProvider
+from mailroom_policy import rules
+from mailroom_policy.view import Resource
 from standards import passwords
 
 HOST = "smtp.example.test"
@@ -146,6 +148,16 @@ def test_what_steps_print_is_secret_and_not_logged(run_program: Any) -> None:
         said = "stdoutAndStderr" if name == f"{HOST}/uninstall" else "none"
         assert run.inputs(name)["logging"] == said
         assert run.inputs(name)["addPreviousOutputInEnv"] is False
+
+
+@pytest.mark.parametrize("user", ["root", "admin"])
+def test_the_one_step_that_logs_is_the_one_that_the_policies_let(run_program: Any, user: str) -> None:
+    run = run_program(lambda config: config["mailroom:hosts"][0].setdefault("ssh", {}).update(user=user))
+    steps = [Resource(type=COMMAND, name=name, props=run.inputs(name)) for name in run.names(COMMAND)]
+    assert [finding.subject for _, finding in rules.quiet_commands(steps)] == []
+    logging = [step for step in steps if step.props["logging"] != "none"]
+    assert [step.name for step in logging] == [f"{HOST}/uninstall"]
+    assert logging[0].props["delete"].startswith("flock " if user == "root" else "sudo -n flock ")
 
 
 def test_secrets_reach_hosts_by_secret_stdin_alone(run_program: Any) -> None:

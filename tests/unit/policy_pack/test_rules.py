@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from components.host import commands
 from mailroom_policy import rules
 from mailroom_policy.view import DNS_RECORD, UNKNOWN, Resource
 
@@ -224,14 +225,37 @@ def test_a_command_that_logs_is_found(logging: str | None) -> None:
     assert "`logging=Logging.NONE`" in found
 
 
-@pytest.mark.parametrize("stdin", ["", UNKNOWN, "[]", '{"hostname": "a", "token": "b"}'])
-def test_a_command_that_logs_must_be_known_to_read_nothing_secret(stdin: Any) -> None:
-    assert len(said(rules.quiet_commands, command(logging="stdout", stdin=stdin))) == 1
+def uninstall(user: str = "root", **changes: Any) -> Resource:
+    """The step as `Host.uninstall` makes it, changed."""
+    given = {
+        "logging": "stdoutAndStderr",
+        "stdin": '{"drain_seconds": 60, "hostname": "smtp.example.test"}',
+        "create": commands.locked(commands.NOTHING, 10, user=user),
+        "delete": commands.locked(commands.UNINSTALL, 360, user=user),
+    }
+    return command("smtp.example.test/uninstall", **{**given, **changes})
 
 
-def test_a_silent_command_and_the_uninstall_step_pass() -> None:
-    uninstall = command(logging="stdoutAndStderr", stdin='{"drain_seconds": 60, "hostname": "smtp.example.test"}')
-    assert said(rules.quiet_commands, command(), command(logging=UNKNOWN), uninstall) == []
+@pytest.mark.parametrize("user", ["root", "admin"])
+def test_a_silent_command_and_the_uninstall_step_pass(user: str) -> None:
+    assert said(rules.quiet_commands, command(), command(logging=UNKNOWN), uninstall(user)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stdin": stdin}
+        for stdin in ("", UNKNOWN, "[]", "{}", '{"hostname": "a"}',
+                      '{"hostname": "a", "drain_seconds": 1, "token": "b"}')
+    ]
+    + [{"environment": {"TOKEN": CANARY}}, {"environment": UNKNOWN}]
+    + [{key: f"echo {CANARY}"} for key in ("create", "update", "delete")]
+    + [{key: UNKNOWN} for key in ("create", "update", "delete")]
+    + [{"create": None}, {"delete": None}, {"delete": f"timeout 1 echo {CANARY}; {uninstall().props['delete']}"}],
+    ids=str,
+)  # fmt: skip
+def test_a_step_that_logs_and_differs_from_the_uninstall_step_is_found(changes: dict[str, Any]) -> None:
+    assert len(said(rules.quiet_commands, uninstall(**changes))) == 1
 
 
 @pytest.mark.parametrize("kind", ["Command", "CopyToRemote"])
