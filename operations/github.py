@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 API: Final = "https://api.github.com"
 BOT: Final = "github-actions[bot]"  # who writes with a job's own token
+PREVIEW: Final = ".github/workflows/preview.yml"
 PER_PAGE: Final = 100
 PAGES: Final = 30  # more than a pull request ever has
 
@@ -64,21 +65,33 @@ class Repository:
             told = self._send("POST", "/issues", {"title": title, "body": body})
         return str(told["html_url"])
 
-    def run_with(self, artifact: str) -> int:
-        """The latest run of this repository's own branches that kept an artifact of this name."""
+    def run_with(self, artifact: str, commit: str) -> int:
+        """The latest run of the workflow `preview` that kept this artifact for what the commit merged.
+
+        Whoever may push a branch can have a run of their own keep an artifact of any name.
+        """
+        heads = self._reviewed(commit)
         answer = self._send("GET", f"/actions/artifacts?per_page={PER_PAGE}&name={quote(artifact)}")
-        found = [
-            one
-            for one in answer["artifacts"]
-            if not one["expired"] and one["workflow_run"]["head_repository_id"] == one["workflow_run"]["repository_id"]
-        ]
-        if not found:
-            raise GitHubError(
-                f"there is no plan {artifact}: the pull request was not previewed with this very content (was its "
-                "branch behind?). Run the workflow `preview` on this branch, read what it would change, then run this "
-                "job again"
-            )
-        return int(max(found, key=lambda one: str(one["created_at"]))["workflow_run"]["id"])
+        for one in sorted(answer["artifacts"], key=lambda one: str(one["created_at"]), reverse=True):
+            run = one["workflow_run"]  # may be null
+            if one["expired"] or not run or run["head_repository_id"] != run["repository_id"]:
+                continue
+            if run["head_sha"] in heads and self._workflow_of(run["id"]) == PREVIEW:
+                return int(run["id"])
+        raise GitHubError(
+            f"there is no plan {artifact} of commit {commit[:12]} or of its pull request, which was not previewed with "
+            "this very content (was its branch behind?). Run the workflow `preview` on this branch, read what it would "
+            "change, then run this job again"
+        )
+
+    def _reviewed(self, commit: str) -> set[str]:
+        """The commit itself, and the head of the pull request whose merge it is."""
+        pulls = self._send("GET", f"/commits/{commit}/pulls")
+        merged = [one for one in pulls if one["merged_at"] and one["merge_commit_sha"] == commit]
+        return {commit, *(str(one["head"]["sha"]) for one in merged)}
+
+    def _workflow_of(self, run: int) -> str:
+        return str(self._send("GET", f"/actions/runs/{run}")["path"]).partition("@")[0]
 
     def _write(self, listed: str, new: str, known: str, body: str) -> str:
         found = self._ours(f"{listed}?", body.partition("\n")[0])

@@ -1,7 +1,8 @@
 """A reviewed change is what is applied: a preview's plan, sealed for one stack, one content and one state of it.
 
-The engine's own encryption with the stack's key seals it: nobody without the key reads or forges one. What a plan of
-the engine holds besides its (encrypted) secrets, such as users and aliases, is nobody else's business either.
+The engine's own encryption with the stack's key seals it: nobody without the secrets of the stack's environments reads
+or makes one. What a plan of the engine holds besides its (encrypted) secrets, such as users and aliases, is nobody
+else's business either.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
         verb.add_argument("reports", nargs="+", type=Path, metavar="report.json")
     plan = verbs.add_parser("find-plan", help="write run=ID of the run that kept this artifact to $GITHUB_OUTPUT")
     plan.add_argument("artifact", metavar="NAME")
+    plan.add_argument("commit", metavar="COMMIT", help="what is deployed; its own runs count, and its pull request's")
     return parser.parse_args()
 
 
@@ -36,7 +37,7 @@ def main() -> int:
         repository = Repository.of_job()
         if chosen.verb == "find-plan":
             with open(os.environ.get("GITHUB_OUTPUT", "/dev/stdout"), "a", encoding="utf-8") as output:
-                print(f"run={repository.run_with(chosen.artifact)}", file=output)
+                print(f"run={repository.run_with(chosen.artifact, chosen.commit)}", file=output)
             return 0
         for path in chosen.reports:
             report = json.loads(path.read_text(encoding="utf-8"))

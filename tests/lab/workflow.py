@@ -26,22 +26,27 @@ PLAYED = ("actions/checkout@", "./.github/actions/setup")
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 REPOSITORY = "team/mail"
 TOKEN = "the-token-of-one-job"
+HEAD = "the-head-of-one-pull-request"
 
 
 @dataclass
 class GitHub:
-    """Comments, issues and artifacts of one repository, and the API that shows them."""
+    """Comments, issues and artifacts of one repository, and the API that shows them.
+
+    Each run is of the head of one pull request, and each commit asked about is its merge.
+    """
 
     store: Path
     comments: list[dict[str, Any]] = field(default_factory=list)
     issues: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
+    workflows: dict[int, str] = field(default_factory=dict)  # a run's file
     api: str = ""
     run: int = 0
 
     def upload(self, name: str, path: Path) -> None:
         shutil.copy(path, self._folder(self.run, name))
-        workflow_run = {"id": self.run, "repository_id": 1, "head_repository_id": 1}
+        workflow_run = {"id": self.run, "repository_id": 1, "head_repository_id": 1, "head_sha": HEAD}
         made = {"name": name, "expired": False, "created_at": f"{self.run:04}", "workflow_run": workflow_run}
         self.artifacts.append(made)
 
@@ -62,8 +67,8 @@ class GitHub:
     def answer(self, request: Request) -> Any:
         """What api.github.com answers, for the calls there are."""
         method, where, body = request.method, request.path.removeprefix(f"/repos/{REPOSITORY}"), request.body
-        if where == "/actions/artifacts":
-            return {"artifacts": [one for one in self.artifacts if one["name"] == request.query["name"]]}
+        if read := self._read(where, request):
+            return read
         if found := re.fullmatch(r"/issues/(\d+)/comments", where):
             mine = [one for one in self.comments if one["number"] == int(found[1])]
             return mine if method == "GET" else self._new(self.comments, {"number": int(found[1]), **body})
@@ -76,6 +81,15 @@ class GitHub:
         if found := re.fullmatch(r"/issues/(\d+)", where):
             return self._change(self.issues, int(found[1]), body)
         raise LookupError(f"nobody plays {method} {where}")
+
+    def _read(self, where: str, request: Request) -> Any:
+        if where == "/actions/artifacts":
+            return {"artifacts": [one for one in self.artifacts if one["name"] == request.query["name"]]}
+        if found := re.fullmatch(r"/actions/runs/(\d+)", where):
+            return {"path": self.workflows[int(found[1])]}
+        if found := re.fullmatch(r"/commits/(\w+)/pulls", where):
+            return [{"merged_at": "2099-01-01T00:00:00Z", "merge_commit_sha": found[1], "head": {"sha": HEAD}}]
+        return None
 
     def _new(self, things: list[dict[str, Any]], thing: dict[str, Any]) -> dict[str, Any]:
         number = len(things) + 1
@@ -135,7 +149,8 @@ class Runner:
         self, workflow: str, job: str, *, stack: str = "staging", secrets: Mapping[str, str], number: int = 7
     ) -> Job:
         """One job of a workflow; artifacts belong to the run that `self.hub.run` counts."""
-        loaded = yaml.safe_load((self.checkout / ".github" / "workflows" / f"{workflow}.yml").read_text())
+        self.hub.workflows[self.hub.run] = f".github/workflows/{workflow}.yml"
+        loaded = yaml.safe_load((self.checkout / self.hub.workflows[self.hub.run]).read_text())
         wanted = loaded["jobs"][job]
         values = {
             "matrix.stack": stack,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from operations.github import GitHubError, Repository
-from tests.lab.workflow import REPOSITORY, TOKEN, GitHub, github
+from tests.lab.workflow import HEAD, REPOSITORY, TOKEN, GitHub, github
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,15 +68,60 @@ def test_drift_has_one_issue_that_is_closed_when_it_is_gone(hub: GitHub, reposit
     assert [one["state"] for one in hub.issues] == ["closed", "open", "open"]
 
 
-def test_the_newest_plan_of_our_own_branches_is_taken(hub: GitHub, repository: Repository) -> None:
-    def kept(run: int, *, head: int = 1, expired: bool = False) -> dict[str, Any]:
-        ours = {"id": run, "repository_id": 1, "head_repository_id": head}
-        return {"name": "plan", "expired": expired, "created_at": f"2026-01-0{run}T00:00:00Z", "workflow_run": ours}
+def kept(hub: GitHub, run: int, *, workflow: str = "preview.yml", **of_run: Any) -> None:
+    """A plan of the pull request that commit `abc` merged, kept by a run of its own."""
+    ours = {"id": run, "repository_id": 1, "head_repository_id": 1, "head_sha": HEAD, **of_run}
+    made = {"name": "plan", "expired": False, "created_at": f"2026-01-0{run}T00:00:00Z", "workflow_run": ours}
+    hub.artifacts.append(made)
+    hub.workflows[run] = f".github/workflows/{workflow}"
 
-    hub.artifacts += [kept(2), kept(1), kept(3, head=2), kept(4, expired=True)]
-    assert repository.run_with("plan") == 2
-    with pytest.raises(GitHubError, match="there is no plan other: .* Run the workflow `preview`"):
-        repository.run_with("other")
+
+def test_the_newest_plan_of_a_merged_pull_request_is_taken(hub: GitHub, repository: Repository) -> None:
+    for run in (2, 3, 1):
+        kept(hub, run)
+    assert repository.run_with("plan", "abc") == 3
+    with pytest.raises(GitHubError, match="there is no plan other of commit abc .* Run the workflow `preview`"):
+        repository.run_with("other", "abc")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"head_repository_id": 2}, {"head_sha": "of another branch"}, {"workflow": "of-a-branch.yml"}],
+    ids=["a fork", "another branch", "another workflow"],
+)
+def test_a_plan_that_others_kept_is_passed_over(hub: GitHub, repository: Repository, other: dict[str, Any]) -> None:
+    kept(hub, 1)
+    kept(hub, 2, **other)
+    assert repository.run_with("plan", "abc") == 1
+
+
+def test_a_plan_that_is_expired_or_of_no_known_run_is_passed_over(hub: GitHub, repository: Repository) -> None:
+    for run in (1, 2, 3):
+        kept(hub, run)
+    hub.artifacts[1]["expired"] = True
+    hub.artifacts[2]["workflow_run"] = None
+    assert repository.run_with("plan", "abc") == 1
+
+
+def test_a_preview_of_the_very_commit_counts_as_one_of_its_pull_request(hub: GitHub, repository: Repository) -> None:
+    kept(hub, 1, head_sha="abc", workflow="preview.yml@refs/heads/main")
+    assert repository.run_with("plan", "abc") == 1
+
+
+@pytest.mark.parametrize("change", [{"merged_at": None}, {"merge_commit_sha": "another"}], ids=["open", "another"])
+def test_a_pull_request_that_the_commit_did_not_merge_does_not_count(
+    hub: GitHub, repository: Repository, change: dict[str, Any]
+) -> None:
+    kept(hub, 1)
+    answer = hub.answer
+
+    def changed(request: Any) -> Any:
+        found = answer(request)
+        return [{**found[0], **change}] if request.path.endswith("/commits/abc/pulls") else found
+
+    hub.answer = changed  # type: ignore[method-assign]
+    with pytest.raises(GitHubError, match="there is no plan"):
+        repository.run_with("plan", "abc")
 
 
 def test_a_refusal_says_what_to_look_at_and_not_the_token(hub: GitHub) -> None:
