@@ -75,13 +75,20 @@ def record_of(public: str) -> str:
     return key_record(public)  # tells what is wrong with it
 
 
-def published(text: str) -> str | None:
-    """The key in a record, base64 without white space; empty for a revoked one, None where the record holds none."""
+def tags(text: str) -> dict[str, str]:
+    """The tags of a record, of a repeated one the first; `P` is another than `p` (RFC 6376 section 3.2)."""
+    found: dict[str, str] = {}
     for part in text.split(";"):
         tag, equals, value = part.partition("=")
-        if equals and tag.strip() == "p":
-            return "".join(value.split())
-    return None
+        if equals:
+            found.setdefault(tag.strip(), value.strip())
+    return found
+
+
+def published(text: str) -> str | None:
+    """The key in a record, base64 without white space; empty for a revoked one, None where the record holds none."""
+    key = tags(text).get("p")
+    return None if key is None else "".join(key.split())
 
 
 def _algorithm(key: PublicKeyTypes) -> Algorithm:

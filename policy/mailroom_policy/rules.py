@@ -14,18 +14,38 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from components.host import commands
-from mailroom_policy.view import COMMANDS, REMOTE, UNKNOWN, DnsRecord, Resource, host, payload, records
-from standards import dkim, dmarc, limits, spf, spf_tree
+from mailroom_policy.view import (
+    ADDRESSES,
+    COMMANDS,
+    REMOTE,
+    UNKNOWN,
+    DnsRecord,
+    Resource,
+    host,
+    may_add_an_address,
+    payload,
+    records,
+)
+from standards import dkim, dmarc, limits, names, spf, spf_tree
 from standards.finding import Finding, Invalid, error_about
 from standards.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ED25519_OCTETS: Final = 32  # RFC 8463 section 4
 # What the step that logs reads: none of it is secret, so neither is what it prints.
 PLAIN_INPUTS: Final = {"hostname", "drain_seconds"}
 TIME_LIMIT: Final = re.compile(r"\btimeout [0-9]+ ")
+DMARC: Final = dmarc.record_name("")
+# Where an MX must not lead to: what it is, why not, what to do.
+LITERAL: Final = ("an address", "senders look for a host of that name, and find none", "write the host's name")
+PROXIED: Final = ("a proxied name", "Cloudflare's edge answers there and speaks no SMTP", "set `proxied` to false")
+MISSING: Final = (
+    "a name with neither A nor AAAA",
+    "no sender finds a server there, and mail bounces",
+    "name it in `mailroom:hosts`, or take the MX record out",
+)
 
 Broken = tuple[Resource, Finding]
 
@@ -77,7 +97,7 @@ def one_spf(resources: Sequence[Resource]) -> Iterator[Broken]:
 
 
 def spf_within_limits(resources: Sequence[Resource]) -> Iterator[Broken]:
-    """RFC 7208 section 4.6.4, counted through every include that is a record of this stack."""
+    """RFC 7208 section 4.6.4, counted through every include that is a record of this stack; an include that ends."""
     texts: defaultdict[str, list[str]] = defaultdict(list)
     ours = list(_spf_records(resources))
     for record in ours:
@@ -89,72 +109,76 @@ def spf_within_limits(resources: Sequence[Resource]) -> Iterator[Broken]:
     for record in ours:
         findings, _ = spf_tree.review(record.name, record.content, known)
         for finding in findings:
-            if finding.id == "spf-lookups":
+            if finding.id in {"spf-lookups", "spf-loop"}:
                 yield record.resource, finding
 
 
 def strong_dkim(resources: Sequence[Resource]) -> Iterator[Broken]:
     """RFC 8301 section 3.2 for RSA; RFC 8463 for Ed25519. A key taken back (empty `p=`) is none."""
     for record in records(resources):
-        tags = dmarc.tags(record.content)
-        if record.type == "TXT" and "._domainkey." in f"{record.name}." and tags.get("p"):
+        tags = dkim.tags(record.content)
+        is_key = "p" in tags or tags.get("v") == "DKIM1"
+        if record.type == "TXT" and "._domainkey." in f"{record.name}." and is_key and tags.get("p") != "":
             try:
-                _judge_key(tags.get("k", "rsa").lower(), "".join(tags["p"].split()))
+                _judge_key(tags.get("k", "rsa"), dkim.published(record.content))
             except Invalid as refused:
                 yield record.resource, refused.at(record.name)
 
 
-def _judge_key(algorithm: str, key: str) -> None:
+def _judge_key(algorithm: str, key: str | None) -> None:
+    if key is None:
+        raise _no_dkim_key("the record has no tag p=", "receivers find no key in it")
     if algorithm == "rsa":
-        dkim.key_record(key)
+        if dkim.tags(dkim.key_record(key))["k"] != algorithm:
+            raise _no_dkim_key("the tag k= says RSA, the key is another", "receivers read the key as what k= says")
         return
     try:
         octets = len(base64.b64decode(key, validate=True))
     except binascii.Error:
         octets = 0
     if algorithm != "ed25519" or octets != ED25519_OCTETS:
-        raise Invalid(
-            "the key is neither RSA nor Ed25519",
-            id="dkim-key-invalid",
-            expected=f"an RSA key of {limits.RSA_BITS_MIN} to {limits.RSA_BITS_MAX} bits, or Ed25519",
-            why="receivers verify no other kind",
-            fix="make a new key pair under a new selector",
-        )
+        raise _no_dkim_key("the key is neither RSA nor Ed25519", "receivers verify no other kind")
+
+
+def _no_dkim_key(found: str, why: str) -> Invalid:
+    return Invalid(
+        found,
+        id="dkim-key-invalid",
+        expected=f"an RSA key of {limits.RSA_BITS_MIN} to {limits.RSA_BITS_MAX} bits, or Ed25519",
+        why=why,
+        fix="make a new key pair under a new selector",
+    )
 
 
 def reachable_mx(resources: Sequence[Resource]) -> Iterator[Broken]:
-    """An MX leads to an address of a server (RFC 5321 section 5.1), not to Cloudflare's edge."""
+    """An MX leads to a name with an address of a server (RFC 5321 section 5.1), not to Cloudflare's edge.
+
+    An address is missing only where this stack writes other records of that very name, such as its SPF: then no
+    wildcard answers for it, either (RFC 4592 section 2.2.1). Elsewhere, and at a domain's own name, where the website's
+    address is, it may be kept by others.
+    """
     found = list(records(resources))
-    addresses = [record for record in found if record.type in {"A", "AAAA", "CNAME"}]
+    domains = {
+        record.name.removeprefix(DMARC) for record in found if record.type == "MX" or record.name.startswith(DMARC)
+    }
+    complete = not any(may_add_an_address(resource) for resource in resources)
     for record in found:
         if record.type != "MX" or not record.content:  # unknown, or the null MX
             continue
-        here = [address for address in addresses if address.name == record.content]
-        if any(address.proxied for address in here):
-            yield (
-                record.resource,
-                _unreachable(
-                    record,
-                    "a proxied name",
-                    "Cloudflare's edge answers there and speaks no SMTP",
-                    "set `proxied` to false",
-                ),
-            )
-        elif not any(address.type != "CNAME" for address in here) and _is_ours(record.content, found):
-            yield (
-                record.resource,
-                _unreachable(
-                    record,
-                    "a name with neither A nor AAAA",
-                    "no sender finds a server there, and mail bounces",
-                    "name it in `mailroom:hosts`, or take the MX record out",
-                ),
-            )
+        here = [other for other in found if other.name == record.content]
+        if _is_address(record.content):
+            yield record.resource, _unreachable(record, *LITERAL)
+        elif any(other.proxied for other in here):
+            yield record.resource, _unreachable(record, *PROXIED)
+        elif here and complete and record.content not in domains and not any(one.type in ADDRESSES for one in here):
+            yield record.resource, _unreachable(record, *MISSING)
 
 
-def _is_ours(name: str, found: Iterable[DnsRecord]) -> bool:
-    """Whether the name is inside a domain that this stack writes to: only there a missing record is missing."""
-    return any(f".{name}".endswith(f".{record.name}") for record in found)
+def _is_address(name: str) -> bool:
+    try:
+        return bool(names.ip_address(name))
+    except Invalid:
+        return False
 
 
 def _unreachable(record: DnsRecord, what: str, why: str, fix: str) -> Finding:
@@ -227,8 +251,8 @@ def _certified(resource: Resource) -> set[str] | None:
 
 def _announced(ehlo: str, found: Sequence[DnsRecord]) -> set[str]:
     """The MX hosts that lead to an address of the host."""
-    addresses = {record.content for record in found if record.type in {"A", "AAAA"} and record.name == ehlo}
-    ours = {record.name for record in found if record.type in {"A", "AAAA"} and record.content in addresses - {""}}
+    addresses = {record.content for record in found if record.type in ADDRESSES and record.name == ehlo}
+    ours = {record.name for record in found if record.type in ADDRESSES and record.content in addresses - {""}}
     return {record.content for record in found if record.type == "MX"} & ours
 
 
@@ -283,18 +307,26 @@ def pinned_hosts(resources: Sequence[Resource]) -> Iterator[Broken]:
             continue
         connection = resource.props.get("connection")
         for what, end in _ends(connection):
-            if not end.get("hostKey"):
+            key = end.get("hostKey")
+            if key is not UNKNOWN and not _is_host_key(key):
                 yield (
                     resource,
                     error_about(
                         resource.name,
                         "host-unpinned",
                         expected=f"`hostKey` in its {what}, such as ssh-ed25519 AAAA...",
-                        found=f"a {what} without one",
+                        found=f"a {what} with one that is no key" if key else f"a {what} without one",
                         why="keys and passwords would be handed to whoever answers at that address",
                         fix="`scripts/preflight.py ADDRESS --pin` shows the host's key and writes it",
                     ),
                 )
+
+
+def _is_host_key(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and bool(names.host_key(text))
+    except Invalid:
+        return False
 
 
 def _ends(connection: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -332,7 +364,7 @@ def _runs(text: Any, command: str) -> bool:
 RULES: Final = (
     Rule(name="one-spf", scope="stack", mandatory=True, find=one_spf, says="A name has one SPF record"),
     Rule(name="spf-lookups", scope="stack", mandatory=True, find=spf_within_limits,
-         says=f"SPF costs receivers at most {limits.SPF_LOOKUPS} look-ups"),
+         says=f"SPF costs receivers at most {limits.SPF_LOOKUPS} look-ups, and its includes end"),
     Rule(name="dkim-strength", scope="resource", mandatory=True, find=strong_dkim,
          says=f"DKIM keys are RSA of {limits.RSA_BITS_MIN} bits or more, or Ed25519"),
     Rule(name="mx-reachable", scope="stack", mandatory=True, find=reachable_mx,

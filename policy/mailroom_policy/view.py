@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from standards import names
+from standards.finding import Invalid
 from standards.records import unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
 DNS_RECORD: Final = "cloudflare:index/dnsRecord:DnsRecord"
+DNS_RECORDS: Final = (DNS_RECORD, "cloudflare:index/record:Record")  # the older name, which the provider still takes
+ADDRESSES: Final = ("A", "AAAA")
 REMOTE: Final = "command:remote:"
 COMMANDS: Final = ("command:remote:Command", "command:local:Command")
 
@@ -43,7 +47,7 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class DnsRecord:
-    """A DNS record of the stack as receivers will read it: lower-case names without a dot at their end."""
+    """A DNS record of the stack as receivers will read it: names in lower-case A-labels without a dot at their end."""
 
     resource: Resource
     name: str
@@ -57,9 +61,9 @@ def records(resources: Iterable[Resource]) -> Iterator[DnsRecord]:
     """The DNS records whose name and type are known."""
     for resource in resources:
         name, kind = resource.props.get("name"), resource.props.get("type")
-        if resource.type == DNS_RECORD and isinstance(name, str) and isinstance(kind, str):
+        if resource.type in DNS_RECORDS and isinstance(name, str) and isinstance(kind, str):
             content, ttl = resource.props.get("content"), resource.props.get("ttl")
-            text = content if isinstance(content, str) else ""
+            text = content.strip() if isinstance(content, str) else ""
             yield DnsRecord(
                 resource=resource,
                 name=host(name),
@@ -70,9 +74,22 @@ def records(resources: Iterable[Resource]) -> Iterator[DnsRecord]:
             )
 
 
+def may_add_an_address(resource: Resource) -> bool:
+    """Whether it is a record that may turn out to be an address of any name."""
+    name, kind = resource.props.get("name"), resource.props.get("type")
+    return resource.type in DNS_RECORDS and UNKNOWN in (name, kind) and kind in (*ADDRESSES, UNKNOWN)
+
+
 def host(name: str) -> str:
     """A name or address as it is compared with others."""
-    return name.rstrip(".").lower()
+    plain = name.strip().rstrip(".").lower()
+    wildcard = "*." if plain.startswith("*.") else ""
+    for canonical in (names.ip_address, names.dns_name):
+        try:
+            return wildcard + canonical(plain.removeprefix(wildcard))
+        except Invalid:
+            continue
+    return plain
 
 
 def payload(resource: Resource) -> Mapping[str, Any] | None:

@@ -1,4 +1,7 @@
-"""A program that keeps every rule of the policy pack but those named in $BREAK, with a canary for every secret."""
+"""A program that keeps every rule of the policy pack but those named in $BREAK, with a canary for every secret.
+
+A name there is a rule's, or a rule's with another way to break it: `mx-reachable/missing`.
+"""
 
 import base64
 import json
@@ -36,11 +39,14 @@ includes = 11 if "spf-lookups" in BREAK else 10
 record("many.test", "TXT", f'"v=spf1 {" ".join(f"include:s{n}.example.net" for n in range(includes))} -all"')
 bits = 1024 if "dkim-strength" in BREAK else 2048
 record("m1._domainkey.example.test", "TXT", f'"v=DKIM1; k=rsa; p={public_key(bits)}"')
-record("mx.example.test", "A", "198.51.100.10", ttl=86400 if "short-ttl" in BREAK else 300)
-record("mx.example.test", "AAAA", "2001:db8::10", proxied="mx-reachable" in BREAK)
+record("mx.example.test", "TXT", '"v=spf1 a -all"')
+if "mx-reachable/missing" not in BREAK:
+    record("mx.example.test", "A", "198.51.100.10", ttl=86400 if "short-ttl" in BREAK else 300)
+    record("mx.example.test", "AAAA", "2001:db8::10", proxied="mx-reachable" in BREAK)
 record("example.test", "MX", "mx.example.test", priority=10)
 
-host_key = {} if "pinned-hosts" in BREAK else {"hostKey": "ssh-ed25519 AAAA"}
+pinned = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJpPEQfz2RN0X9sXlVJ4Ud5jzqxRkQy0sQ6yWb0mV3cT"
+host_key = {} if "pinned-hosts" in BREAK else {"hostKey": "no" if "pinned-hosts/no-key" in BREAK else pinned}
 names = ["example.test" if "names-certified" in BREAK else "mx.example.test"]
 remote.Command(
     "mx.example.test/certificate",

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("program.py")
 PROJECT = {"name": "judged", "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}}}
 CANARY = secrets.token_hex(16)
+MORE_WAYS = ["mx-reachable/missing", "pinned-hosts/no-key"]
 LEVELS = {rule.name: "mandatory" if rule.mandatory else "advisory" for rule in RULES}
 
 
@@ -68,11 +69,11 @@ def test_a_program_that_keeps_every_rule_passes(preview: Preview) -> None:
     assert told(done) == {}
 
 
-@pytest.mark.parametrize("rule", LEVELS)
+@pytest.mark.parametrize("broken", [*LEVELS, *MORE_WAYS])
 def test_the_same_program_with_one_rule_broken_is_told_so_and_stopped_where_it_must(
-    preview: Preview, rule: str
+    preview: Preview, broken: str
 ) -> None:
-    done = preview(rule)
+    done, rule = preview(broken), broken.partition("/")[0]
     assert told(done) == {rule: LEVELS[rule]}
     assert (done.returncode != 0) == (LEVELS[rule] == "mandatory")
 

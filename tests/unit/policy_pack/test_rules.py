@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from components.host import commands
 from mailroom_policy import rules
-from mailroom_policy.view import DNS_RECORD, UNKNOWN, Resource
+from mailroom_policy.view import DNS_RECORD, DNS_RECORDS, UNKNOWN, Resource, host
+from standards import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CANARY = "canary-4d0c1f"
 OUTPUTS = ("stdout", "stderr")
-PINNED = {"host": "198.51.100.10", "hostKey": "ssh-ed25519 AAAA", "privateKey": CANARY}
+PINNED = {"host": "198.51.100.10", "hostKey": names.EXAMPLE_HOST_KEY, "privateKey": CANARY}
 
 
 def record(kind: str, name: str, content: Any, **more: Any) -> Resource:
@@ -91,6 +92,13 @@ def test_an_include_of_a_name_with_two_spf_records_is_not_told_as_too_many_look_
     assert said(rules.spf_within_limits, text("example.test", "v=spf1 include:_spf.example.test -all"), *twice) == []
 
 
+def test_an_include_that_leads_back_to_itself_is_found() -> None:
+    circle = [text("a.test", "v=spf1 include:b.test -all"), text("b.test", "v=spf1 include:a.test -all")]
+    found = said(rules.spf_within_limits, *circle)
+    assert len(found) == 2
+    assert "a.test > b.test > include:a.test: it leads back to itself" in found[0]
+
+
 # --- DKIM -------------------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +111,11 @@ def rsa_record(bits: int) -> str:
 def ed25519_record() -> str:
     key = ed25519.Ed25519PrivateKey.generate().public_key()
     return f"v=DKIM1; k=ed25519; p={base64.b64encode(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()}"
+
+
+ED25519_INFO = base64.b64encode(
+    ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+).decode()
 
 
 @pytest.mark.parametrize(
@@ -120,10 +133,16 @@ def test_a_dkim_key_of_full_strength_or_taken_back_passes(value: str) -> None:
         ("v=DKIM1; k=ed25519; p=AAAA", "neither RSA nor Ed25519"),
         ("v=DKIM1; k=ed25519; p=*", "neither RSA nor Ed25519"),
         ("v=DKIM1; p=AAAA", "not a public key"),
+        (f"v=DKIM1; k=rsa; p={ED25519_INFO}", "the tag k= says RSA, the key is another"),
+        (rsa_record(2048).replace("k=rsa", "k=ed25519"), "neither RSA nor Ed25519"),
+        (rsa_record(2048).replace("k=rsa", "k=RSA"), "neither RSA nor Ed25519"),
+        (rsa_record(2048).replace("p=", "P="), "no tag p="),
+        (rsa_record(1024).replace("k=rsa", "K=ed25519"), "the RSA key has 1024 bits"),
     ],
-    ids=["short", "short without k=", "short Ed25519", "no base64", "no key"],
-)
-def test_a_dkim_key_that_is_too_short_or_none_is_found(value: str, why: str) -> None:
+    ids=["short", "short without k=", "short Ed25519", "no base64", "no key", "Ed25519 as RSA", "RSA as Ed25519",
+         "unknown algorithm", "P= alone", "K= beside it"],
+)  # fmt: skip
+def test_a_dkim_key_that_is_too_short_another_or_none_is_found(value: str, why: str) -> None:
     (found,) = said(rules.strong_dkim, text("m1._domainkey.example.test", value))
     assert found.startswith("error: m1._domainkey.example.test: ")
     assert why in found
@@ -151,8 +170,15 @@ def test_an_mx_to_a_proxied_name_is_found(kind: str) -> None:
     assert "MX 'smtp.example.test' leads to a proxied name" in found
 
 
-@pytest.mark.parametrize("others", [[], [record("CNAME", "smtp.example.test", "b.test")]], ids=["none", "an alias"])
-def test_an_mx_to_a_name_without_address_is_found(others: list[Resource]) -> None:
+SPF = text("smtp.example.test", "v=spf1 a -all")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [[SPF], [record("CNAME", "smtp.example.test", "b.test")], [SPF, record("A", "*.example.test", "198.51.100.10")]],
+    ids=["none", "an alias", "a wildcard beside its own records"],
+)
+def test_an_mx_to_a_name_of_ours_without_address_is_found(others: list[Resource]) -> None:
     (found,) = said(rules.reachable_mx, MX, *others)
     assert "with neither A nor AAAA" in found
 
@@ -160,6 +186,36 @@ def test_an_mx_to_a_name_without_address_is_found(others: list[Resource]) -> Non
 @pytest.mark.parametrize("target", [".", "mx.example.net", UNKNOWN], ids=["null MX", "of others", "unknown"])
 def test_an_mx_whose_host_is_not_in_this_stack_passes(target: Any) -> None:
     assert said(rules.reachable_mx, record("MX", "example.test", target)) == []
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [record("A", "smtp2.example.test", "198.51.100.10")],
+        [record("A", "*.example.test", "198.51.100.10")],
+        [SPF, record("A", UNKNOWN, "198.51.100.10")],
+        [SPF, record(UNKNOWN, "smtp.example.test", UNKNOWN)],
+    ],
+    ids=["beside another", "below a wildcard", "a name not known yet", "a type not known yet"],
+)
+def test_an_mx_whose_address_others_may_keep_or_a_preview_does_not_know_passes(others: list[Resource]) -> None:
+    assert said(rules.reachable_mx, MX, *others) == []
+
+
+def test_an_mx_to_a_domain_whose_own_address_is_its_websites_passes() -> None:
+    own = record("MX", "example.test", "example.test")
+    other = [record("MX", "a.test", "b.test"), text("b.test", "v=spf1 -all"), text("_dmarc.b.test", "v=DMARC1; p=none")]
+    assert said(rules.reachable_mx, own, text("example.test", "v=spf1 mx -all"), *other) == []
+
+
+def test_the_name_of_a_text_that_is_not_known_yet_hides_no_missing_address() -> None:
+    assert len(said(rules.reachable_mx, MX, SPF, record("TXT", UNKNOWN, "x"))) == 1
+
+
+@pytest.mark.parametrize("target", ["198.51.100.10", "2001:DB8::10"])
+def test_an_mx_to_an_address_is_found(target: str) -> None:
+    (found,) = said(rules.reachable_mx, record("MX", "example.test", target))
+    assert "leads to an address" in found
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------
@@ -188,6 +244,14 @@ def test_a_certificate_without_an_mx_host_that_leads_here_is_found() -> None:
 def test_an_mx_host_elsewhere_needs_no_certificate_of_this_host() -> None:
     other = [record("MX", "b.test", "mx.b.test"), record("A", "mx.b.test", "198.51.100.11")]
     assert said(rules.announced_names_certified, certificate("smtp.example.test"), HOST, MX, *other) == []
+
+
+def test_an_address_is_the_same_however_it_is_written() -> None:
+    here = [record("AAAA", "smtp.example.test", "2001:db8::10"), record("AAAA", "mx.b.test", " 2001:DB8:0:0::10 ")]
+    (found,) = said(
+        rules.announced_names_certified, certificate("smtp.example.test"), *here, record("MX", "b.test", "mx.b.test")
+    )
+    assert "'mx.b.test' is in none" in found
 
 
 def test_two_hosts_whose_addresses_are_not_known_yet_are_not_taken_for_one() -> None:
@@ -266,6 +330,15 @@ def test_a_connection_without_a_host_key_is_found(kind: str) -> None:
         assert "step: a connection without one" in found
 
 
+@pytest.mark.parametrize("key", [" ", "no", "ssh-ed25519 AAAA", CANARY, {"a": CANARY}], ids=str)
+def test_a_host_key_that_is_none_is_found(key: Any) -> None:
+    proxied = {**PINNED, "proxy": {"host": "b", "hostKey": key}}
+    (one,) = said(rules.pinned_hosts, command(connection={**PINNED, "hostKey": key}))
+    (two,) = said(rules.pinned_hosts, command(connection=proxied))
+    assert "step: a connection with one that is no key" in one
+    assert "step: a connection's proxy with one that is no key" in two
+
+
 def test_a_proxy_without_a_host_key_is_found() -> None:
     (found,) = said(rules.pinned_hosts, command(connection={**PINNED, "proxy": {"host": "b", "password": CANARY}}))
     assert "step: a connection's proxy without one" in found
@@ -273,7 +346,7 @@ def test_a_proxy_without_a_host_key_is_found() -> None:
 
 def test_pinned_unknown_and_local_ends_pass() -> None:
     pinned = [
-        command(connection={**PINNED, "proxy": {"host": "b", "hostKey": "ssh-ed25519 AAAA"}}),
+        command(connection={**PINNED, "proxy": {"host": "b", "hostKey": names.EXAMPLE_HOST_KEY}}),
         command(connection=UNKNOWN),
         command(connection={**PINNED, "hostKey": UNKNOWN, "proxy": UNKNOWN}),
         command(kind="local", connection=None),
@@ -288,6 +361,31 @@ def test_a_ttl_over_an_hour_is_found_and_cloudflares_automatic_one_passes() -> N
     assert said(rules.short_ttl, HOST, *(record("A", "a.test", "b", ttl=ttl) for ttl in (1.0, 3600.0, UNKNOWN))) == []
     (found,) = said(rules.short_ttl, record("A", "a.test", "b", ttl=3601.0))
     assert "A a.test: 3601 seconds" in found
+
+
+# --- how records are read ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", DNS_RECORDS)
+def test_a_record_is_read_under_either_name_of_its_type_and_without_white_space(kind: str) -> None:
+    first, second = (
+        Resource(type=kind, name=name, props={"name": "a.test", "type": "TXT", "content": f' "v=spf1 {name} -all"\n'})
+        for name in ("a", "mx")
+    )
+    assert len(said(rules.one_spf, first, second)) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("B\u00fccher.test.", "xn--bcher-kva.test"),
+        ("*.b\u00fccher.test", "*.xn--bcher-kva.test"),
+        (" Smtp.Example.test", "smtp.example.test"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+    ],
+)
+def test_names_and_addresses_are_compared_in_one_spelling(one: str, other: str) -> None:
+    assert host(one) == host(other) == other
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
