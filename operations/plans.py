@@ -22,7 +22,7 @@ import yaml
 from operations import recovery, report, stacks
 from operations.dns import CouldNotTell
 from operations.explain_preview import explain
-from operations.explain_preview.markdown import code, fence
+from operations.explain_preview.markdown import LIMIT, code, fence
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KEY: Final = "mailroom:plan"  # what the engine calls the sealed text; no stack file ever has it
 POLICIES: Final = "--policy-pack=policy"  # of the checkout, which is where the engine runs
-REASONS: Final = 200  # lines: GitHub takes comments of 65,000 characters
+REASONS: Final = 200  # lines
 PUT_RIGHT: Final = (
     "What others changed in DNS since the last `up`, and what was merged and not applied. "
     "`pulumi up --refresh -s {stack}` puts it right."
@@ -76,7 +76,7 @@ def preview(stack: str, folder: Path, fail_on: Collection[str] = ()) -> Report:
         found.write(folder)
         (folder / "plan.json").unlink(missing_ok=True)
         if plan.exists():
-            sealed = {"tree": tree, "state": before, "plan": plan.read_text(encoding="utf-8")}
+            sealed = {"stack": _name(stack), "tree": tree, "state": before, "plan": plan.read_text(encoding="utf-8")}
             (folder / "plan.json").write_text(json.dumps({"secure": _seal(stack, sealed)}), encoding="utf-8")
     return found
 
@@ -96,6 +96,8 @@ def apply(stack: str, file: Path) -> int:
     if (tree := tree_of_checkout()) != opened["tree"]:
         found = f"the plan is for the content {opened['tree'][:12]}, this checkout has {tree[:12]}"
         raise _refused("plan.other-content", stack, found)
+    if opened["stack"] != _name(stack):
+        raise _refused("plan.other-stack", stack, f"the plan is for stack {opened['stack']}")
     if state_of(stack) != opened["state"]:
         raise _refused("plan.outdated", stack, "the stack was changed after the plan was made")
     with tempfile.TemporaryDirectory() as private:
@@ -172,8 +174,15 @@ def _explained(
 
 
 def _failed(stack: str, reason: str) -> Report:
-    text = f"## Preview of {code(stack)}: failed\n\n{fence(reason.splitlines()[:REASONS], 'text')}\n"
+    lines = reason.splitlines()[:REASONS]
+    while len(text := f"## Preview of {code(stack)}: failed\n\n{fence(lines, 'text')}\n") > LIMIT:
+        lines.pop()
     return Report(stack, text, report.COULD_NOT_TELL, changes=False)
+
+
+def _name(stack: str) -> str:
+    """The stack's own name: a run may give the organization in front of it or not."""
+    return stack.rpartition("/")[2]
 
 
 def _seal(stack: str, opened: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from operations import plans, recovery, stacks
 from operations.dns import CouldNotTell
+from operations.explain_preview.markdown import LIMIT
 from standards.finding import Problems
 
 EMPTY = json.dumps({"steps": [], "changeSummary": {"same": 3}})
@@ -89,7 +90,7 @@ def test_the_plan_of_a_preview_is_what_is_applied(engine: Engine, tmp_path: Path
 
 def test_a_stack_may_be_named_with_its_organization(engine: Engine, tmp_path: Path) -> None:
     plans.preview("team/mailroom/prod", tmp_path)
-    assert plans.apply("team/mailroom/prod", tmp_path / "plan.json") == 0
+    assert plans.apply("prod", tmp_path / "plan.json") == 0
 
 
 def test_a_plan_for_another_state_or_content_is_refused_and_nothing_is_run(
@@ -103,6 +104,14 @@ def test_a_plan_for_another_state_or_content_is_refused_and_nothing_is_run(
     monkeypatch.setattr(plans, "tree_of_checkout", lambda: "tree-2")
     with pytest.raises(Problems, match="the plan is for the content tree-1, this checkout has tree-2"):
         plans.apply("prod", plan)
+    assert engine.applied is None
+
+
+def test_a_plan_of_another_stack_with_the_same_key_is_refused(engine: Engine, tmp_path: Path) -> None:
+    plan = sealed(tmp_path)
+    (tmp_path / "Pulumi.staging.yaml").write_text((tmp_path / "Pulumi.prod.yaml").read_text())
+    with pytest.raises(Problems, match="the plan is for stack prod"):
+        plans.apply("team/mailroom/staging", plan)
     assert engine.applied is None
 
 
@@ -123,7 +132,8 @@ def test_a_failed_preview_leaves_no_plan_and_tells_the_reader_why(
     def failing(stack: str, *arguments: str, capture: bool = False) -> Any:
         engine.status = 1 if arguments[0] == "preview" else 0
         if arguments[0] == "preview" and "--json" not in arguments:
-            told = "\nPolicies:\n    - [mandatory]  one-spf\n" + "      and more\n" * 999 + "\nDiagnostics:\n  error\n"
+            more = f"      and {'m' * 999}ore\n" * 999
+            told = f"\nPolicies:\n    - [mandatory]  one-spf\n{more}\nDiagnostics:\n  error\n"
             return subprocess.CompletedProcess([], 1, told, "")
         return Engine.pulumi(engine, stack, *arguments, capture=capture)
 
@@ -133,7 +143,7 @@ def test_a_failed_preview_leaves_no_plan_and_tells_the_reader_why(
     assert "error: ```wrong```" in found.markdown
     assert "\n````text\n" in found.markdown  # no value breaks out
     assert "[mandatory]  one-spf" in found.markdown  # which the engine's JSON does not tell
-    assert len(found.markdown) < 65_000
+    assert 60_000 < len(found.markdown) <= LIMIT
     assert not plan.exists()
     assert json.loads((plan.parent / "report.json").read_text())["markdown"] == found.markdown
 
