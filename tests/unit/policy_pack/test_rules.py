@@ -431,3 +431,9 @@ def test_the_packs_page_lists_every_rule_with_its_level() -> None:
     page = (Path(__file__).parents[3] / "policy" / "README.md").read_text()
     listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \|", page, re.MULTILINE)
     assert listed == [(rule.name, "mandatory" if rule.mandatory else "advisory") for rule in rules.RULES]
+
+
+def test_the_packs_page_names_the_rules_that_an_up_judges_only_at_its_end() -> None:
+    page = (Path(__file__).parents[3] / "policy" / "README.md").read_text()
+    (listed,) = re.findall(r"look at all resources together \(([^)]+)\) only at its end", page)
+    assert re.findall(r"`([\w-]+)`", listed) == [rule.name for rule in rules.RULES if rule.scope == "stack"]
