@@ -100,6 +100,14 @@ def test_a_comment_waits_for_the_preview_of_its_own_stack_alone() -> None:
         assert jobs[key]["env"] == jobs[f"comment-{key}"]["env"] == {"STACK": key}
 
 
+def test_a_merge_queue_is_previewed_and_comments_are_for_pull_requests_alone() -> None:
+    loaded = WORKFLOWS["preview"]
+    assert set(loaded[True]) == {"pull_request", "merge_group", "workflow_dispatch"}
+    assert "github.event.pull_request.number || github.ref " in loaded["concurrency"]["group"]
+    conditions = [job["if"] for key, job in loaded["jobs"].items() if key.startswith("comment-")]
+    assert [text for text in conditions if "&& github.event_name == 'pull_request' }}" not in text] == []
+
+
 def test_a_report_is_kept_as_long_as_its_plan() -> None:
     for key in ("staging", "prod"):
         steps = WORKFLOWS["preview"]["jobs"][key]["steps"]
