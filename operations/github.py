@@ -79,9 +79,9 @@ class Repository:
             if run["head_sha"] in heads and self._workflow_of(run["id"]) == PREVIEW:
                 return int(run["id"])
         raise GitHubError(
-            f"there is no plan {artifact} of commit {commit[:12]} or of its pull request, which was not previewed with "
-            "this very content (was its branch behind?). Run the workflow `preview` on this branch, read what it would "
-            "change, then run this job again"
+            f"there is no plan {artifact} for commit {commit[:12]}: the pull request was not previewed with this very "
+            "content (was its branch behind?). Run the workflow `preview` on this branch, read what it would change, "
+            "then run this job again"
         )
 
     def _reviewed(self, commit: str) -> set[str]:

@@ -80,7 +80,7 @@ def test_the_newest_plan_of_a_merged_pull_request_is_taken(hub: GitHub, reposito
     for run in (2, 3, 1):
         kept(hub, run)
     assert repository.run_with("plan", "abc") == 3
-    with pytest.raises(GitHubError, match="there is no plan other of commit abc .* Run the workflow `preview`"):
+    with pytest.raises(GitHubError, match="there is no plan other for commit abc: .* Run the workflow `preview`"):
         repository.run_with("other", "abc")
 
 
