@@ -153,9 +153,8 @@ def _no_dkim_key(found: str, why: str) -> Invalid:
 def reachable_mx(resources: Sequence[Resource]) -> Iterator[Broken]:
     """An MX leads to a name with an address of a server (RFC 5321 section 5.1), not to Cloudflare's edge.
 
-    An address is missing only where this stack writes other records of that very name, such as its SPF: then no
-    wildcard answers for it, either (RFC 4592 section 2.2.1). Elsewhere, and at a domain's own name, where the website's
-    address is, it may be kept by others.
+    An address is missing at a name below a mail domain of this stack, and at any name that this stack writes other
+    records of. Of other names, and of a domain itself, where its website is, others may keep it.
     """
     found = list(records(resources))
     domains = {
@@ -163,15 +162,26 @@ def reachable_mx(resources: Sequence[Resource]) -> Iterator[Broken]:
     }
     complete = not any(may_add_an_address(resource) for resource in resources)
     for record in found:
-        if record.type != "MX" or not record.content:  # unknown, or the null MX
+        host = record.content
+        if record.type != "MX" or not host:  # unknown, or the null MX
             continue
-        here = [other for other in found if other.name == record.content]
-        if _is_address(record.content):
+        here = _answers(host, found)
+        is_ours = here or any(host.endswith(f".{domain}") for domain in domains)
+        if _is_address(host):
             yield record.resource, _unreachable(record, *LITERAL)
         elif any(other.proxied for other in here):
             yield record.resource, _unreachable(record, *PROXIED)
-        elif here and complete and record.content not in domains and not any(one.type in ADDRESSES for one in here):
+        elif is_ours and complete and host not in domains and not any(one.type in ADDRESSES for one in here):
             yield record.resource, _unreachable(record, *MISSING)
+
+
+def _answers(name: str, found: Sequence[DnsRecord]) -> list[DnsRecord]:
+    """What DNS answers with at a name: its own records, else those of a wildcard above (RFC 4592 section 2.2.1)."""
+    labels = name.split(".")
+    for owner in (name, *(".".join(["*", *labels[place:]]) for place in range(1, len(labels)))):
+        if here := [record for record in found if record.name == owner]:
+            return here
+    return []
 
 
 def _is_address(name: str) -> bool:

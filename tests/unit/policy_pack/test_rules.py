@@ -175,8 +175,15 @@ SPF = text("smtp.example.test", "v=spf1 a -all")
 
 @pytest.mark.parametrize(
     "others",
-    [[SPF], [record("CNAME", "smtp.example.test", "b.test")], [SPF, record("A", "*.example.test", "198.51.100.10")]],
-    ids=["none", "an alias", "a wildcard beside its own records"],
+    [
+        [],
+        [record("A", "smtp2.example.test", "198.51.100.10")],
+        [SPF],
+        [record("CNAME", "smtp.example.test", "b.test")],
+        [SPF, record("A", "*.example.test", "198.51.100.10")],
+        [text("*.example.test", "v=spf1 -all")],
+    ],
+    ids=["no record", "of another name", "none", "an alias", "a wildcard beside its own records", "a wildcard without"],
 )
 def test_an_mx_to_a_name_of_ours_without_address_is_found(others: list[Resource]) -> None:
     (found,) = said(rules.reachable_mx, MX, *others)
@@ -191,15 +198,19 @@ def test_an_mx_whose_host_is_not_in_this_stack_passes(target: Any) -> None:
 @pytest.mark.parametrize(
     "others",
     [
-        [record("A", "smtp2.example.test", "198.51.100.10")],
         [record("A", "*.example.test", "198.51.100.10")],
         [SPF, record("A", UNKNOWN, "198.51.100.10")],
         [SPF, record(UNKNOWN, "smtp.example.test", UNKNOWN)],
     ],
-    ids=["beside another", "below a wildcard", "a name not known yet", "a type not known yet"],
+    ids=["below a wildcard", "a name not known yet", "a type not known yet"],
 )
-def test_an_mx_whose_address_others_may_keep_or_a_preview_does_not_know_passes(others: list[Resource]) -> None:
+def test_an_mx_whose_address_a_wildcard_is_or_a_preview_does_not_know_passes(others: list[Resource]) -> None:
     assert said(rules.reachable_mx, MX, *others) == []
+
+
+def test_an_mx_below_a_proxied_wildcard_is_found() -> None:
+    (found,) = said(rules.reachable_mx, MX, record("A", "*.example.test", "198.51.100.10", proxied=True))
+    assert "leads to a proxied name" in found
 
 
 def test_an_mx_to_a_domain_whose_own_address_is_its_websites_passes() -> None:
