@@ -39,13 +39,23 @@ class Plan:
     judged: tuple[Judgement, ...]
     zones: Mapping[str, str]  # by the record's id
     spf: Mapping[str, Mapping[str, Any]]  # by domain
-    adopted: tuple[str, ...]  # ids, as the settings shall name them
-    settings_differ: bool
+    adopted: tuple[str, ...]  # ids that the settings shall name
+    named: tuple[str, ...]  # ids that they name now
 
     @property
     def imports(self) -> dict[str, str]:
         """Import ids by logical name."""
         return {one.key: f"{self.zones[one.id]}/{one.id}" for one in self.judged if one.is_imported and one.key}
+
+    @property
+    def spent(self) -> list[str]:
+        """Ids that the settings name and nothing needs any more."""
+        return [identifier for identifier in self.named if identifier not in self.adopted]
+
+    @property
+    def settings_differ(self) -> bool:
+        """Whether anything is to be written."""
+        return bool(self.spf) or self.adopted != self.named
 
     @property
     def has_work(self) -> bool:
@@ -66,7 +76,11 @@ class Plan:
     def findings(self) -> list[Finding]:
         """Conflicts are errors, and what waits for a yes is a warning."""
         found = [_conflict(one, self.stack) for one in self.judged if one.verdict == "conflict"]
-        return [*found, _waiting(self.stack)] if self.has_work else found
+        if self.imports or self.spf or set(self.adopted) - set(self.named):
+            found.append(_waiting(self.stack))
+        if self.spent:
+            found.append(_spent(self.spent, self.stack))
+        return found
 
 
 def look(stack: str, take: Collection[str] = ()) -> Plan:
@@ -98,8 +112,9 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
         spf |= adoption.spf_settings(here, claims)
     if strangers := sorted(set(take) - set(zones)):
         raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
-    adopted = tuple(dict.fromkeys([*settings.adopted, *adoption.adopted(judged, stack)]))
-    return Plan(stack, tuple(judged), zones, spf, adopted, bool(spf) or adopted != settings.adopted)
+    needed = adoption.adopted(judged)
+    adopted = tuple(dict.fromkeys([*(one for one in settings.adopted if one in needed), *needed]))
+    return Plan(stack, tuple(judged), zones, spf, adopted, settings.adopted)
 
 
 def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
@@ -156,9 +171,11 @@ def _settings_text(plan: Plan) -> tuple[str, stack_file.StackFile]:
             for key, value in merged.items()
             if value != have.get(key)
         ]
-    if list(plan.adopted) != config.get(ADOPTED, []):
-        config[ADOPTED] = list(plan.adopted)
-        changes.append(((ADOPTED,), [stack_file.Quoted(identifier) for identifier in plan.adopted]))
+    have = config.get(ADOPTED) or []
+    ids = list(dict.fromkeys([*(one for one in have if one not in plan.spent), *plan.adopted]))
+    if ids != have:
+        config[ADOPTED] = ids
+        changes.append(((ADOPTED,), [stack_file.Quoted(identifier) for identifier in ids]))
     Settings.load(config.get, plan.stack, config)
     return file.with_values(changes), file
 
@@ -232,6 +249,18 @@ def _waiting(stack: str) -> Finding:
         found="records and settings above are not taken over yet",
         why="`pulumi up` would stop at them, or the API would refuse a second record",
         fix=f"`scripts/adopt.py --stack {stack} --yes` takes them over; DNS stays as it is until `pulumi up`",
+    )
+
+
+def _spent(identifiers: Collection[str], stack: str) -> Finding:
+    return Finding(
+        severity="warning",
+        id="adopt.spent",
+        subject=f"stack {stack}",
+        expected=f"in {ADOPTED} only records of others that a run has yet to change",
+        found=", ".join(identifiers),
+        why="an id lets a run pass the gate whoever the record belongs to by then",
+        fix=f"`scripts/adopt.py --stack {stack} --yes` takes them out",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,8 @@ def flow(value: Any) -> str:
 def with_value(text: str, path: Sequence[str | int], value: Any) -> str | None:
     """The file's text with `value` at `path` below `config`; None when it cannot be done without changing more.
 
-    A list may only grow: its items stay as they stand. As with a key, the result is parsed again and compared.
+    Items of a list stay as they stand or go with their line, new ones come last. As with a key, the result is parsed
+    again and compared.
     """
     node, rest = _deepest(yaml.compose(text, Loader=yaml.SafeLoader), ["config", *path])
     if node is None:
@@ -223,7 +225,9 @@ def _replaced(text: str, node: yaml.Node, value: Any) -> str | None:
     start, end = node.start_mark.index, node.end_mark.index
     if isinstance(node, yaml.SequenceNode):
         old = yaml.safe_load(text[start:end]) if node.flow_style else [item.value for item in node.value]
-        return _longer(text, node, value[len(old) :]) if value[: len(old)] == old else None
+        kept = [item for item in old if item in value]
+        more = value[len(kept) :]
+        return _longer(text, node, more) if kept == old else _shorter(text, node, [item in kept for item in old], more)
     if not isinstance(node, yaml.ScalarNode):
         return None
     space = "" if text[start - 1 : start].isspace() else " "  # a key without any value
@@ -239,6 +243,26 @@ def _longer(text: str, node: yaml.SequenceNode, more: Sequence[Any]) -> str:
     place = len(text) if line_end < 0 else line_end
     indent = " " * node.start_mark.column
     return text[:place] + "".join(f"\n{indent}- {flow(item)}" for item in more) + text[place:]
+
+
+def _shorter(text: str, node: yaml.SequenceNode, stays: Sequence[bool], more: Sequence[Any]) -> str | None:
+    """A list without some of its items, which go with their comma or their line, and with more at its end."""
+    start, end = node.start_mark.index, node.end_mark.index
+    has_comments = node.flow_style and "#" in text[start:end]
+    if has_comments or not all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return None
+    if node.flow_style:
+        kept = [text[item.start_mark.index : item.end_mark.index] for item in itertools.compress(node.value, stays)]
+        return f"{text[:start]}[{', '.join([*kept, *map(flow, more)])}]{text[end:]}"
+    text = _longer(text, node, more)
+    for item, is_kept in zip(reversed(node.value), reversed(stays), strict=True):
+        if not is_kept:
+            begin, line_end = text.rfind("\n", 0, item.start_mark.index) + 1, text.find("\n", item.end_mark.index)
+            text = text[:begin] + (text[line_end + 1 :] if line_end >= 0 else "")
+    if any(stays) or more:
+        return text
+    begin = text.rfind("\n", 0, start) + 1
+    return f"{text[:begin]}{' ' * node.start_mark.column}  []\n{text[begin:]}"
 
 
 def _inserted(text: str, node: yaml.Node, rest: Sequence[str | int], value: Any) -> str | None:

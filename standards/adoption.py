@@ -89,10 +89,13 @@ def spf_settings(judged: Sequence[Judgement], claims: Iterable[Claim]) -> dict[s
     return found
 
 
-def adopted(judged: Iterable[Judgement], stack: str) -> list[str]:
-    """The ids that the stack's settings have to name so that the gate lets the next run change these records."""
-    ours = [one for one in judged if one.known or one.is_imported]
-    return sorted(one.id for one in ours if ownership.owner(one.record) != stack)
+def adopted(judged: Iterable[Judgement]) -> list[str]:
+    """The ids that the stack's settings have to name so that the gate lets the next run change these records.
+
+    No other belongs there: the gate has no state, and would let a run change whoever's record has that id.
+    """
+    ours = [one for one in judged if one.verdict != "conflict" and (one.known or one.is_imported)]
+    return sorted(one.id for one in ours if ownership.owner(one.record) is None)
 
 
 @dataclass(frozen=True)
@@ -129,12 +132,16 @@ class _Name:
         ours = next((one for one in self.wanted if one.key == key), None)
         changes = _changes(record, ours, self.stack) if ours else ()
         done = Judgement(record=record, verdict="keep", reason="it is in the stack's state", key=key, known=True)
-        if ownership.owner(record) == self.stack:
+        marked = ownership.owner(record)
+        if marked == self.stack:
             return done
+        if marked is not None:
+            reason, fix = ownership.explained(record, self.claim)
+            return replace(done, verdict="conflict", reason=reason, fix=fix)
         if ownership.is_others_spf(record, self.claim) and (lacking := ownership.missing_spf(record, self.claim)):
             changes = _changes(record, self._merged(record, ours), self.stack) if ours else ()
             return replace(done, verdict="merge", reason=_lacking(lacking), changes=changes)
-        if str(record["id"]) in self.claim["adopted"]:
+        if ownership.is_adopted(record, self.claim):
             return replace(done, reason="it was taken over; the next run makes it what ours says", changes=changes)
         return replace(done, verdict="import", reason="it is in the state, the settings do not say so", changes=changes)
 

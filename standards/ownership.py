@@ -32,7 +32,7 @@ class Claim(TypedDict):
     """One name of ours in a zone, the kinds of records that are ours there, the MX it must already have.
 
     `spf` is the text of a domain's own SPF record, and `adopt` whether it may replace one of others. `adopted` are the
-    ids of records that were made by others and belong to the stack's state now.
+    ids of records that nobody's stack made and that belong to this one's state now.
     """
 
     name: str
@@ -101,7 +101,7 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str)
             _conflict(record, claim, stack)
             for record in here
             if owner(record) != stack
-            and record.get("id") not in claim["adopted"]
+            and not is_adopted(record, claim)
             and stands_in_the_way(record, claim)
             and not _replaceable(record, claim)
         ]
@@ -116,9 +116,14 @@ def replaceable(existing: Sequence[Existing], claim: Claim) -> list[Existing]:
 
 
 def _replaceable(record: Mapping[str, Any], claim: Claim) -> bool:
-    if not claim["adopt"] or record.get("id") in claim["adopted"]:
+    if not claim["adopt"] or is_adopted(record, claim):
         return False
     return is_others_spf(record, claim) and not missing_spf(record, claim)
+
+
+def is_adopted(record: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether the settings give it to the stack; what a stack has marked since is that stack's."""
+    return owner(record) is None and record.get("id") in claim["adopted"]
 
 
 def is_others_spf(record: Mapping[str, Any], claim: Claim) -> bool:

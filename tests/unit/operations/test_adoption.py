@@ -6,7 +6,7 @@ import copy
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -17,6 +17,9 @@ from scripts import adopt
 from standards.finding import Problems
 from standards.records import wanted_records
 from tests.unit.standards.example_stack import CONFIG, ZONE, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 APEX, HOST = "example.com", "smtp.example.com"
 MAIL = "mailroom:index:MailDns"
@@ -49,6 +52,16 @@ class World:
         self.calls: list[str] = []
         self.imported: dict[str, Any] = {}
         self.refusal = ""
+
+    def change(self, one: dict[str, Any], **to: Any) -> dict[str, Any]:
+        """A record of the zone, found by its id, as somebody else writes it."""
+        changed = {**one, **to}
+        self.zone = [changed if each["id"] == one["id"] else each for each in self.zone]
+        return changed
+
+    def forget(self, one: dict[str, Any]) -> None:
+        """A record leaves the state."""
+        self.resources = [item for item in self.resources if item["id"] != one["id"]]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -139,14 +152,38 @@ def test_what_is_taken_over_is_in_the_state_below_its_parents_and_in_the_setting
     assert (again.has_work, again.imports) == (False, {})
 
 
-def test_an_id_in_the_settings_stays_there_and_costs_no_import(world: World) -> None:
-    adoption.carry_out(adoption.look("prod"))
-    before = world.file.read_bytes()
-    world.zone = [{**one, "comment": "why mailroom:prod"} if one is ADDRESS else one for one in world.zone]
+SPENT: dict[str, Callable[[World], None]] = {
+    "a run has marked its record": lambda world: world.change(ADDRESS, comment="why mailroom:prod"),
+    "another stack has marked it": lambda world: world.change(ADDRESS, comment="why mailroom:other"),
+    "its record is gone": lambda world: world.zone.pop(),
+    "its record left the state": lambda world: world.forget(ADDRESS),
+}
+
+
+@pytest.mark.parametrize("spend", SPENT.values(), ids=SPENT)
+def test_an_id_that_nothing_needs_is_told_and_taken_out_without_an_import(
+    world: World, spend: Callable[[World], None]
+) -> None:
+    world.zone = [SPF, world.change(ADDRESS, content="203.0.113.1")]
+    adoption.carry_out(adoption.look("prod", [identifier(2)]))
+    assert world.config["mailroom:adopted"] == [identifier(1), identifier(2)]
+    spend(world)
     world.calls.clear()
     plan = adoption.look("prod")
+    (told,) = (finding for finding in plan.findings() if finding.severity == "warning")
+    assert (told.id, told.found) == ("adopt.spent", identifier(2))
     adoption.carry_out(plan)
-    assert (plan.has_work, world.calls, world.file.read_bytes()) == (False, ["stack"], before)
+    assert world.calls == ["stack"]
+    assert world.config["mailroom:adopted"] == [identifier(1)]
+    assert adoption.look("prod").has_work is False
+
+
+def test_the_last_id_leaves_an_empty_list(world: World) -> None:
+    world.zone = [ADDRESS]
+    adoption.carry_out(adoption.look("prod"))
+    world.change(ADDRESS, comment="why mailroom:prod")
+    adoption.carry_out(adoption.look("prod"))
+    assert world.config["mailroom:adopted"] == []
 
 
 def test_an_mx_that_is_taken_becomes_ours(world: World) -> None:

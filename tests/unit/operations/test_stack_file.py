@@ -158,12 +158,51 @@ def test_a_value_is_written_where_it_belongs_and_comments_stay(
     assert with_value(DOMAINS, path, value) == DOMAINS.replace(before, after, 1)
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["in brackets", "in lines"])
-def test_a_list_that_would_lose_an_item_is_left_to_a_person(place: int) -> None:
-    text = DOMAINS.replace("mechanisms: []", "includes: [_spf.google.com]")
-    path = ("mailroom:domains", place, "spf", "includes")
-    assert with_value(text, path, ["a.test"]) is None
-    assert with_value(text, path, ["_spf.google.com"]) == text
+ADOPTED = """\
+config:
+  mailroom:adopted: # of others
+    - "0a" # the MX
+    # the office's
+    - '0b'
+    - "0c" # the last
+  mailroom:hosts: [] # none
+"""
+LINES = ADOPTED.partition("others\n")[2].partition("  mailroom:hosts")[0]
+BRACKETS = ADOPTED.replace("# of others\n" + LINES, """["0a", '0b',  "0c"] # of others\n""")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "before", "after"),
+    [
+        (ADOPTED, ["0a", "0c"], "    - '0b'\n", ""),
+        (ADOPTED, ["0b"], LINES, "    # the office's\n    - '0b'\n"),
+        (ADOPTED, ["0b", Quoted("0d")], LINES, "    # the office's\n    - '0b'\n    - \"0d\"\n"),
+        (ADOPTED, [Quoted("0d")], LINES, '    # the office\'s\n    - "0d"\n'),
+        (ADOPTED, [], LINES, "      []\n    # the office's\n"),
+        (ADOPTED.partition("  mailroom:hosts")[0].rstrip(), ["0a", "0b"], '\n    - "0c" # the last', "\n"),
+        (BRACKETS, ["0a", "0b"], """'0b',  "0c"]""", "'0b']"),
+        (BRACKETS, ["0c"], """["0a", '0b',  "0c"]""", '["0c"]'),
+        (BRACKETS, ["0b", Quoted("0d")], """["0a", '0b',  "0c"]""", """['0b', "0d"]"""),
+        (BRACKETS, [], """["0a", '0b',  "0c"]""", "[]"),
+    ],
+)
+def test_an_item_goes_with_its_line_or_its_comma_and_the_others_stay_as_they_stand(
+    text: str, value: list[str], before: str, after: str
+) -> None:
+    assert with_value(text, ("mailroom:adopted",), value) == text.replace(before, after, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (ADOPTED, ["0c", "0a"]),
+        ("config:\n  mailroom:adopted: [0a, # why\n    0b]\n", ["0b"]),
+        ("config:\n  mailroom:adopted:\n    - name: a # why\n    - name: b\n", [{"name": "b"}]),
+    ],
+    ids=["another order", "a comment in brackets", "items of several lines"],
+)
+def test_a_list_that_would_lose_more_than_an_item_is_left_to_a_person(text: str, value: list[object]) -> None:
+    assert with_value(text, ("mailroom:adopted",), value) is None
 
 
 @pytest.mark.parametrize(

@@ -231,13 +231,21 @@ def test_what_was_imported_is_told_until_the_settings_name_it_and_then_kept() ->
     existing, known = record("A", HOST, "192.0.2.10", id="b" * 32), {f"{HOST}/a": "b" * 32}
     (one,) = judge(existing, known=known)
     assert (one.verdict, one.is_imported) == ("import", False)
-    assert adoption.adopted([one], STACK) == ["b" * 32]
+    assert adoption.adopted([one]) == ["b" * 32]
     (one,) = judge(existing, known=known, change=lambda values: values.update({"mailroom:adopted": ["b" * 32]}))
     assert (one.verdict, one.key) == ("keep", f"{HOST}/a")
-    assert adoption.adopted([one], STACK) == ["b" * 32]
+    assert adoption.adopted([one]) == ["b" * 32]
     (one,) = judge({**existing, "comment": "why mailroom:prod"}, known=known)
     assert one.verdict == "keep"
-    assert adoption.adopted([one], STACK) == []  # a run has made it ours since
+    assert adoption.adopted([one]) == []  # a run has made it ours since
+
+
+def test_a_record_in_the_state_that_another_stack_has_marked_since_is_that_stacks() -> None:
+    existing = record("A", HOST, "192.0.2.10", id="b" * 32, comment="why mailroom:other")
+    (one,) = judge(existing, known={f"{HOST}/a": "b" * 32},
+                   change=lambda values: values.update({"mailroom:adopted": ["b" * 32]}))  # fmt: skip
+    assert (one.verdict, one.reason) == ("conflict", "it belongs to the stack 'other'")
+    assert adoption.adopted([one]) == []
 
 
 def test_an_imported_spf_record_is_merged_again_as_long_as_ours_lacks_a_term() -> None:
@@ -312,7 +320,7 @@ def test_what_is_adopted_passes_the_gate_and_no_name_is_given_twice(zone: list[d
 
     def change(values: dict[str, Any]) -> None:
         domain(**({"spf": said[APEX]} if said else {}))(values)
-        values["mailroom:adopted"] = adoption.adopted(judged, STACK)
+        values["mailroom:adopted"] = adoption.adopted(judged)
 
     after = load(change)
     stopped = ownership.conflicts(zone, ownership.claims(after, wanted_records(after), ZONE), STACK)

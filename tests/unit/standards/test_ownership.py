@@ -237,6 +237,17 @@ def test_all_conflicts_are_told_at_once() -> None:
     assert len(ownership.conflicts(existing, claimed(), "prod")) == len(FOREIGN)
 
 
+def adopted(values: dict[str, Any]) -> None:
+    values["mailroom:adopted"] = ["a" * 32]
+
+
+def test_an_id_in_the_settings_excuses_a_record_of_others_and_none_that_a_stack_has_marked() -> None:
+    record = {"type": "MX", "name": "example.com", "content": "mx.example.net", "id": "a" * 32}
+    assert found(record, adopted) == []
+    (finding,) = found({**record, "comment": "why mailroom:staging"}, adopted)
+    assert "it belongs to the stack 'staging'" in finding.found
+
+
 def test_claims_are_told_by_zone_and_are_plain_data() -> None:
     change = second_domain(mail="none")
     assert [claim["name"] for claim in claimed(change, OTHER_ZONE)] == ["_dmarc.second.test", "second.test"]
