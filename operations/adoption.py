@@ -106,7 +106,7 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
         ours = [record for record in wanted if record.zone_id == zone_id]
         claims = ownership.claims(settings, wanted, zone_id)
         ids = {key: identifier for key, (where, identifier) in known.items() if where == zone_id}
-        here = adoption.judge(zone.records(), ours, claims, stack, ids, take)
+        here = adoption.judge(zone.records(), ours, claims, stack, ids, take, zone=zone.name)
         judged += here
         zones |= {one.id: zone_id for one in here}
         spf |= adoption.spf_settings(here, claims)

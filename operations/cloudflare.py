@@ -8,6 +8,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from typing import Any
@@ -106,17 +107,25 @@ class Zone:
     def verify(self, *domains: str) -> list[Finding]:
         """What keeps token and zone id from serving `domains`; one clear finding each, empty when fine."""
         try:
-            zone = self._call("", dict)["result"]
+            zone, name = self._zone, self.name
         except ApiError as error:
             return [self.explain(error, domain) for domain in domains]
         except OSError as error:
             return [self.unreachable(error)]
-        name = str(zone["name"]).lower()
         if strangers := [domain for domain in domains if domain != name and not domain.endswith(f".{name}")]:
             return [self._other_zone(domain, name) for domain in strangers]
         if zone.get("status") not in SERVED_STATES:
             return [self._not_served(name, str(zone["status"]))]
         return []
+
+    @property
+    def name(self) -> str:
+        """The zone's own name; raises `ApiError` or `OSError` where `verify` has a finding about that."""
+        return str(self._zone["name"]).lower()
+
+    @cached_property
+    def _zone(self) -> dict[str, Any]:
+        return dict(self._call("", dict)["result"])
 
     def records(self) -> list[dict[str, Any]]:
         """Every DNS record of the zone; raises `Problems` when the API stops answering."""

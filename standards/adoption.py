@@ -60,8 +60,10 @@ def judge(
     stack: str,
     known: Mapping[str, str],
     taken: Collection[str] = (),
+    *,
+    zone: str,
 ) -> list[Judgement]:
-    """Every record at the names of `claims`, judged; `wanted` and `known` are those of the same zone.
+    """Every record at the names of `claims`, judged; `wanted` and `known` are those of the same `zone`, by its name.
 
     `known` has the ids of the records in the stack's state by their logical names, `taken` those of conflicting ones
     that shall become ours all the same, each in place of one that is wanted and not there yet.
@@ -70,7 +72,8 @@ def judge(
     for claim in claims:
         name = claim["name"]
         here = [record for record in existing if _canonical(str(record["name"])) == name]
-        judged += _Name([one for one in wanted if one.name == name], claim, stack, known, taken).judge(here)
+        ours = [one for one in wanted if one.name == name]
+        judged += _Name(ours, claim, stack, known, taken, zone).judge(here)
     return judged
 
 
@@ -107,6 +110,7 @@ class _Name:
     stack: str
     known: Mapping[str, str]
     taken: Collection[str]
+    zone: str
 
     def judge(self, here: Sequence[Existing]) -> list[Judgement]:
         """In the order of the zone; each of ours is given to the record that is most like it."""
@@ -146,7 +150,7 @@ class _Name:
         return replace(done, verdict="import", reason="it is in the state, the settings do not say so", changes=changes)
 
     def _of_others(self, record: Existing, free: Mapping[str, Record]) -> Judgement:
-        if not ownership.stands_in_the_way(record, self.claim):
+        if not ownership.stands_in_the_way(record, self.claim, self.zone):
             return Judgement(record=record, verdict="keep", reason="it is not ours and contradicts nothing of ours")
         reason, fix = ownership.explained(record, self.claim)
         is_held = ownership.owner(record) is not None or ownership.is_email_routing(record)

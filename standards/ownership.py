@@ -24,6 +24,7 @@ _MARK: Final = re.compile(r"(?:^|\s)mailroom:(\S+)\s*$")
 _ROUTING: Final = re.compile(r"(^|\.)mx\.cloudflare\.net\.?$", re.IGNORECASE)
 _LISTS: Final = ("mechanisms", "includes")  # of spf in the settings
 _HOST_KINDS: Final = {"A", "AAAA"}  # a foreign address of either family would make a host's name ambiguous
+_FLATTENED: Final = {"CNAME", *_HOST_KINDS}  # at a zone's own name the API answers for an alias with addresses
 
 Existing = dict[str, Any]
 
@@ -92,8 +93,11 @@ def owner(record: Mapping[str, Any]) -> str | None:
     return match[1] if match else None
 
 
-def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str) -> list[Finding]:
-    """Every record that stands in the way of ours, and every MX that is not what an external domain says."""
+def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str, zone: str) -> list[Finding]:
+    """Every record that stands in the way of ours, and every MX that is not what an external domain says.
+
+    `zone` is the zone's own name.
+    """
     findings = []
     for claim in wanted:
         here = [record for record in existing if _name(record) == claim["name"]]
@@ -102,7 +106,7 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str)
             for record in here
             if owner(record) != stack
             and not is_adopted(record, claim)
-            and stands_in_the_way(record, claim)
+            and stands_in_the_way(record, claim, zone)
             and not _replaceable(record, claim)
         ]
         if claim["mx"]:
@@ -141,10 +145,15 @@ def _name(record: Mapping[str, Any]) -> str:
     return str(record["name"]).rstrip(".").lower()
 
 
-def stands_in_the_way(record: Mapping[str, Any], claim: Claim) -> bool:
-    """Whether a record at our name contradicts ours."""
-    found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
-    return found == "CNAME" or "CNAME" in claim["kinds"] or found in claim["kinds"]  # RFC 1034 section 3.6.2
+def stands_in_the_way(record: Mapping[str, Any], claim: Claim, zone: str) -> bool:
+    """Whether a record at our name contradicts ours; `zone` is the zone's own name.
+
+    A CNAME excludes all other records (RFC 1034 section 3.6.2), at the zone's own name addresses alone.
+    """
+    found, ours = kind(str(record["type"]), claim["name"], str(record.get("content") or "")), set(claim["kinds"])
+    if found in ours or "CNAME" not in {found, *ours}:
+        return found in ours
+    return claim["name"] != zone or (found in _FLATTENED and not _FLATTENED.isdisjoint(ours))
 
 
 def described(record: Mapping[str, Any]) -> str:

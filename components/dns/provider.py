@@ -36,7 +36,7 @@ class ZoneGateProvider(Provider):
         zone = cloudflare.Zone(_token(inputs), inputs["zone_id"], inputs.get("base_url"))
         findings = zone.verify(*inputs["names"])
         if not findings:
-            findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"])
+            findings = ownership.conflicts(zone.records(), inputs["wanted"], inputs["stack"], zone.name)
             findings += [*_costly_spf(inputs), *_unwelcome_reports(inputs), *_unlisted_mx(inputs)]
         for finding in findings:
             if finding.severity != "error":

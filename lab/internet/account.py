@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lab.internet.authoritative import Publisher
 
+_FLATTENED: Final = {"A", "AAAA", "CNAME"}  # what may not stand beside an alias at a zone's own name
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS records (id TEXT PRIMARY KEY, zone TEXT NOT NULL, body TEXT NOT NULL)"
 _ROUTING_RECORDS: Final = (
     {"type": "MX", "name": "@", "content": "route1.mx.cloudflare.net", "priority": 18},
@@ -155,15 +156,18 @@ class Account:
             raise ApiError(400, 81058, "An identical record already exists.")
         if any(other.type == "MX" == wanted.type and other.content == wanted.content for other in same_name):
             raise ApiError(400, 81057, "Record already exists.")
+        if wanted.name == zone:
+            same_name = [other for other in same_name if {other.type, wanted.type} <= _FLATTENED]
         if wanted.type == "CNAME" and same_name:
             raise ApiError(400, 81053, "An A, AAAA, or CNAME record with that host already exists.")
         if any(other.type == "CNAME" for other in same_name):
             raise ApiError(400, 81054, "A CNAME record with that host already exists.")
 
     def _render(self, zone: str, touched: Iterable[Record]) -> None:
-        owners = {(each.name, each.zone_file[0]) for each in touched}
+        owners = {(each.name, each.zone_file[0]) for each in (_flattened(each, zone) for each in touched)}
         if owners:
-            self._publisher.publish(zone, record_sets((stored.record for stored in self.records(zone)), owners))
+            seen = (_flattened(stored.record, zone) for stored in self.records(zone))
+            self._publisher.publish(zone, record_sets(seen, owners))
 
     def _put(self, stored: Stored, old: Stored | None = None) -> None:
         self._keep(stored)
@@ -197,6 +201,11 @@ class Account:
         for (text,) in self._database.execute("SELECT body FROM records ORDER BY rowid"):
             body = json.loads(text)
             yield Stored(**{**body, "record": Record(**body["record"])})
+
+
+def _flattened(content: Record, zone: str) -> Record:
+    """The world sees no alias at a zone's own name but addresses; here those of the edge, whatever the target's are."""
+    return replace(content, proxied=True) if (content.type, content.name) == ("CNAME", zone) else content
 
 
 def _new(zone: str, wanted: Record, *, email_routing: bool = False) -> Stored:

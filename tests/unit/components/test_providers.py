@@ -141,6 +141,7 @@ class FakeZone:
     """A zone with one foreign MX."""
 
     findings: list[Finding] = []
+    name = "example.com"
     listed = 0
 
     def __init__(self, *_: Any) -> None: ...
@@ -175,6 +176,18 @@ def test_a_foreign_record_at_our_name_stops_the_run_and_is_named(monkeypatch: py
     with pytest.raises(Problems, match="mx.other.net") as stopped:
         ZoneGateProvider().create(gate(["MX"]))
     assert "CANARY" not in str(stopped.value)
+
+
+def test_a_website_behind_an_alias_at_the_zones_own_name_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pages(FakeZone):
+        def records(self) -> list[dict[str, Any]]:
+            return [{"id": "1", "type": "CNAME", "name": "example.com", "content": "x.pages.dev", "comment": None}]
+
+    monkeypatch.setattr(cloudflare, "Zone", Pages)
+    assert ZoneGateProvider().create(gate(["MX", "SPF"])).id == "gate"
+    monkeypatch.setattr(Pages, "name", "com")
+    with pytest.raises(Problems, match="x.pages.dev"):
+        ZoneGateProvider().create(gate(["MX", "SPF"]))
 
 
 def test_a_gate_without_a_token_of_its_own_takes_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

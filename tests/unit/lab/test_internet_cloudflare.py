@@ -247,6 +247,20 @@ def test_what_is_no_record_is_refused_and_leaves_no_trace(
     assert api.ask("GET", RECORDS).result == []
 
 
+PAGES = {"type": "CNAME", "name": "@", "content": "x.test", "ttl": 300}
+
+
+def test_an_alias_at_the_zones_own_name_is_seen_as_an_address_beside_the_other_records(api: Api) -> None:
+    api.create({"type": "MX", "name": "@", "content": "mx.test", "priority": 1, "ttl": 300})
+    made = api.create(PAGES)
+    api.create({"type": "TXT", "name": "@", "content": "v=spf1 -all", "ttl": 300})
+    assert (made["type"], made["proxied"]) == ("CNAME", False)
+    assert api.published("example.test", "CNAME") == ()
+    assert len(api.published("example.test", "A")) == len(api.published("example.test", "MX")) == 1
+    api.ask("DELETE", f"{RECORDS}/{made['id']}")
+    assert api.published("example.test", "A") == ()
+
+
 @pytest.mark.parametrize(
     ("first", "second", "code"),
     [
@@ -263,6 +277,9 @@ def test_what_is_no_record_is_refused_and_leaves_no_trace(
             {"type": "MX", "name": "@", "content": "mx.test", "priority": 2, "ttl": 300},
             81057,
         ),
+        (PAGES, {**ADDRESS, "name": "@"}, 81054),
+        ({**ADDRESS, "name": "@"}, PAGES, 81053),
+        (PAGES, {**PAGES, "content": "y.test"}, 81053),
     ],
 )
 def test_records_that_cannot_stand_together_are_refused(

@@ -105,6 +105,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
 
     class Zone:
+        name = APEX
+
         def __init__(self, *arguments: Any) -> None:
             assert arguments == ("a" * 40, ZONE, None)
 

@@ -39,13 +39,14 @@ def judge(
     known: Mapping[str, str] | None = None,
     take: Collection[str] = (),
     public: Mapping[tuple[str, str], str] | None = None,
+    zone: str = APEX,
 ) -> list[Judgement]:
     loaded = load(change)
     wanted = wanted_records(loaded)
     if public:
         wanted = [one if one.dkim not in public else with_key(one, public[one.dkim]) for one in wanted]
     claims = ownership.claims(loaded, wanted, ZONE)
-    return adoption.judge(existing, wanted, claims, STACK, known or {}, take)
+    return adoption.judge(existing, wanted, claims, STACK, known or {}, take, zone=zone)
 
 
 def with_key(one: Record, public: str) -> Record:
@@ -88,7 +89,8 @@ def up(change: Callable[[dict[str, Any]], object] = nothing) -> list[tuple[str, 
         (record("A", HOST, "203.0.113.1"), ("conflict", None)),
         (record("AAAA", HOST, "2001:db8::11"), ("conflict", None)),
         (record("MX", APEX, "mx.example.net"), ("conflict", None)),
-        (record("CNAME", APEX, "pages.example.net"), ("conflict", None)),
+        (record("CNAME", APEX, "pages.example.net"), ("keep", None)),
+        (record("CNAME", HOST, "pages.example.net"), ("conflict", None)),
         (record("CNAME", KEY, "m1.esp.example"), ("conflict", None)),
         (record("TXT", KEY, '"v=DKIM1; p=abc"'), ("conflict", None)),
         (record("TXT", DMARC, '"v=DMARC1; p=reject"'), ("conflict", None)),
@@ -105,6 +107,10 @@ def up(change: Callable[[dict[str, Any]], object] = nothing) -> list[tuple[str, 
 )  # fmt: skip
 def test_a_record_that_stands_at_our_name_is_judged(existing: dict[str, Any], expected: tuple[str, str | None]) -> None:
     assert verdicts(judge(existing)) == [expected]
+
+
+def test_an_alias_is_flattened_at_the_zones_own_name_alone() -> None:
+    assert verdicts(judge(record("CNAME", APEX, "pages.example.net"), zone="com")) == [("conflict", None)]
 
 
 @pytest.mark.parametrize("name", ["www.example.com", "old._domainkey.example.com", "example.com.evil.test"])
@@ -203,7 +209,7 @@ def test_a_conflict_can_be_taken_in_place_of_ours_and_says_so(existing: dict[str
 @pytest.mark.parametrize(
     "existing",
     [
-        record("CNAME", APEX, "pages.example.net"),
+        record("CNAME", KEY, "m1.esp.example"),
         record("MX", APEX, HOST, comment="why mailroom:other"),
         record("MX", APEX, "route1.mx.cloudflare.net"),
     ],
@@ -323,5 +329,5 @@ def test_what_is_adopted_passes_the_gate_and_no_name_is_given_twice(zone: list[d
         values["mailroom:adopted"] = adoption.adopted(judged)
 
     after = load(change)
-    stopped = ownership.conflicts(zone, ownership.claims(after, wanted_records(after), ZONE), STACK)
+    stopped = ownership.conflicts(zone, ownership.claims(after, wanted_records(after), ZONE), STACK, APEX)
     assert len(stopped) == sum(one.verdict == "conflict" for one in judged)

@@ -23,8 +23,10 @@ def claimed(change: Callable[[dict[str, Any]], object] = lambda _: None, zone: s
     return ownership.claims(settings, wanted_records(settings), zone)
 
 
-def found(record: dict[str, Any], change: Callable[[dict[str, Any]], object] = lambda _: None) -> list[Finding]:
-    return ownership.conflicts([{"id": "a1b2", "comment": None, **record}], claimed(change), "prod")
+def found(
+    record: dict[str, Any], change: Callable[[dict[str, Any]], object] = lambda _: None, zone: str = "example.com"
+) -> list[Finding]:
+    return ownership.conflicts([{"id": "a1b2", "comment": None, **record}], claimed(change), "prod", zone)
 
 
 FOREIGN = [
@@ -35,7 +37,6 @@ FOREIGN = [
     {"type": "MX", "name": "example.com", "content": "mx.example.net", "priority": 10},
     {"type": "TXT", "name": "example.com", "content": "v=spf1 include:_spf.google.com ~all"},
     {"type": "TXT", "name": "example.com", "content": '"V=SPF1 " "-all"'},
-    {"type": "CNAME", "name": "example.com", "content": "pages.example.net"},
     {"type": "TXT", "name": "_spf.example.com", "content": '"v=spf1 -all"'},
     {"type": "TXT", "name": "m1._domainkey.example.com", "content": '"anything"'},
     {"type": "CNAME", "name": "m1._domainkey.example.com", "content": "m1.esp.example"},
@@ -52,15 +53,15 @@ def test_no_stack_takes_a_name_of_another_whatever_the_record() -> None:
          "comment": record.comment("staging")}
         for record in wanted_records(load(stack="staging"))
     ]  # fmt: skip
-    conflicts = ownership.conflicts(published, claimed(), "prod")
+    conflicts = ownership.conflicts(published, claimed(), "prod", "example.com")
     assert len(conflicts) == len(published) > 7
     for finding in conflicts:
         assert finding.severity == "error"
         assert "it belongs to the stack 'staging'" in finding.found
         assert "environments use different domains" in finding.fix
-    assert ownership.conflicts(published, claimed(), "staging") == []
+    assert ownership.conflicts(published, claimed(), "staging", "example.com") == []
     elsewhere = [{**record, "name": f"{record['name']}.staging.test"} for record in published]
-    assert ownership.conflicts(elsewhere, claimed(), "prod") == []
+    assert ownership.conflicts(elsewhere, claimed(), "prod", "example.com") == []
 
 
 @pytest.mark.parametrize("record", FOREIGN, ids=lambda r: f"{r['type']} {r['name']}")
@@ -91,6 +92,7 @@ def test_the_same_record_with_our_mark_is_ours(record: dict[str, Any]) -> None:
         {"type": "TXT", "name": "_dmarc.example.com", "content": '"verification=abc"'},
         {"type": "TXT", "name": "m2._domainkey.example.com", "content": '"v=DKIM1; p=abc"'},
         {"type": "A", "name": "www.example.com", "content": "203.0.113.1"},
+        {"type": "CNAME", "name": "example.com", "content": "pages.example.net"},
         {"type": "MX", "name": "sub.example.com", "content": "mx.example.net"},
         {"type": "TXT", "name": "example.com", "content": '"not closed'},
     ],
@@ -98,6 +100,26 @@ def test_the_same_record_with_our_mark_is_ours(record: dict[str, Any]) -> None:
 )
 def test_other_records_of_the_zone_are_left_in_peace(record: dict[str, Any]) -> None:
     assert found(record) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "beside", "stops"),
+    [
+        ("example.com", ["MX", "SPF"], "CNAME", False),
+        ("example.com", ["A", "AAAA", "SPF"], "CNAME", True),
+        ("example.com", ["CNAME"], "CNAME", True),
+        ("example.com", ["CNAME"], "AAAA", True),
+        ("example.com", ["CNAME"], "MX", False),
+        ("smtp.example.com", ["MX", "SPF"], "CNAME", True),
+        ("smtp.example.com", ["CNAME"], "MX", True),
+    ],
+)
+def test_an_alias_at_the_zones_own_name_excludes_addresses_alone(
+    name: str, kinds: list[str], beside: str, *, stops: bool
+) -> None:
+    claim = claimed()[0] | {"name": name, "kinds": kinds}
+    record = {"type": beside, "name": name, "content": "x.example", "comment": None}
+    assert bool(ownership.conflicts([record], [claim], "prod", "example.com")) == stops
 
 
 def test_nothing_may_stand_beside_a_cname_of_ours() -> None:
@@ -221,12 +243,13 @@ def mx(*hosts: str) -> list[dict[str, Any]]:
 
 
 def test_the_mx_of_an_external_domain_may_be_anybodys_if_it_is_as_the_settings_say() -> None:
-    assert ownership.conflicts(mx("MX2.example.net.", "mx1.example.net"), claimed(external()), "prod") == []
+    existing = mx("MX2.example.net.", "mx1.example.net")
+    assert ownership.conflicts(existing, claimed(external()), "prod", "example.com") == []
 
 
 @pytest.mark.parametrize("hosts", [(), ("mx1.example.net",), ("mx1.example.net", "mx2.example.net", "mx3.example.net")])
 def test_another_mx_of_an_external_domain_is_found(hosts: tuple[str, ...]) -> None:
-    (finding,) = ownership.conflicts(mx(*hosts), claimed(external()), "prod")
+    (finding,) = ownership.conflicts(mx(*hosts), claimed(external()), "prod", "example.com")
     assert finding.id == "external-mx-differs"
     assert "mx1.example.net, mx2.example.net" in finding.expected
     assert all(host in finding.found for host in hosts)
@@ -234,7 +257,7 @@ def test_another_mx_of_an_external_domain_is_found(hosts: tuple[str, ...]) -> No
 
 def test_all_conflicts_are_told_at_once() -> None:
     existing = [{"id": str(n), **record} for n, record in enumerate(FOREIGN)]
-    assert len(ownership.conflicts(existing, claimed(), "prod")) == len(FOREIGN)
+    assert len(ownership.conflicts(existing, claimed(), "prod", "example.com")) == len(FOREIGN)
 
 
 def adopted(values: dict[str, Any]) -> None:
