@@ -180,10 +180,13 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
 
 def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
     """What others may already send by stays allowed; their record gives way to the one that says both."""
-    kept = {"mechanisms": [], "includes": [], "all": "~all", **spf.as_settings(existing.spf, answers.domain)}
+    senders = [spf.with_hosts(text, answers.domain, existing.mx) for text in existing.spf]
+    kept = {"mechanisms": [], "includes": [], "all": "~all", **spf.as_settings(senders, answers.domain)}
     if existing.spf:
         kept["adopt"] = True
         notes.append(f"`up` replaces {'; '.join(existing.spf)} by one SPF record that allows the same and your host")
+    if left_out := [term for text in existing.spf for term in spf.dropped(text)]:
+        notes.append(f"left out of it: {', '.join(left_out)}")
     return kept
 
 

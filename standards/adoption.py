@@ -73,7 +73,7 @@ def judge(
         name = claim["name"]
         here = [record for record in existing if _canonical(str(record["name"])) == name]
         ours = [one for one in wanted if one.name == name]
-        judged += _Name(ours, claim, stack, known, taken, zone).judge(here)
+        judged += _Name(ours, here, claim, stack, known, taken, zone).judge()
     return judged
 
 
@@ -85,7 +85,7 @@ def spf_settings(judged: Sequence[Judgement], claims: Iterable[Claim]) -> dict[s
             one for one in judged if one.verdict == "merge" and _canonical(str(one.record["name"])) == claim["name"]
         ]
         has_second = any(one.key is None for one in here)
-        if any(ownership.missing_spf(one.record, claim) for one in here) or (has_second and not claim["adopt"]):
+        if any(ownership.lacking_spf(one.record, claim) for one in here) or (has_second and not claim["adopt"]):
             found[claim["name"]] = ownership.merged_spf([one.record for one in here], claim)
             if has_second:
                 found[claim["name"]]["adopt"] = True  # lets the run remove it
@@ -103,29 +103,30 @@ def adopted(judged: Iterable[Judgement]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Name:
-    """One name of ours: what we want there and what is known of it."""
+    """One name of ours: what we want there, what stands there, and what is known of it."""
 
     wanted: Sequence[Record]
+    here: Sequence[Existing]
     claim: Claim
     stack: str
     known: Mapping[str, str]
     taken: Collection[str]
     zone: str
 
-    def judge(self, here: Sequence[Existing]) -> list[Judgement]:
+    def judge(self) -> list[Judgement]:
         """In the order of the zone; each of ours is given to the record that is most like it."""
         keys = {identifier: key for key, identifier in self.known.items()}
         free = {record.key: record for record in self.wanted if record.key not in self.known}
         found: dict[int, Judgement] = {}
-        for place in sorted(range(len(here)), key=lambda place: self._likeness(here[place])):
-            record = here[place]
+        for place in sorted(range(len(self.here)), key=lambda place: self._likeness(self.here[place])):
+            record = self.here[place]
             if key := keys.get(str(record["id"])):
                 found[place] = self._of_ours(record, key)
                 continue
             of_us = ownership.owner(record) == self.stack
             found[place] = self._lost(record, free) if of_us else self._of_others(record, free)
             free.pop(found[place].key or "", None)
-        return [found[place] for place in range(len(here))]
+        return [found[place] for place in range(len(self.here))]
 
     def _likeness(self, record: Existing) -> tuple[bool, bool]:
         same = any(_same(record, one) for one in self.wanted)
@@ -142,11 +143,10 @@ class _Name:
         if marked is not None:
             reason, fix = ownership.explained(record, self.claim)
             return replace(done, verdict="conflict", reason=reason, fix=fix)
-        if ownership.is_others_spf(record, self.claim) and (lacking := ownership.missing_spf(record, self.claim)):
-            changes = _changes(record, self._merged(record, ours), self.stack) if ours else ()
-            return replace(done, verdict="merge", reason=_lacking(lacking), changes=changes)
         if ownership.is_adopted(record, self.claim):
             return replace(done, reason="it was taken over; the next run makes it what ours says", changes=changes)
+        if ours and ownership.is_others_spf(record, self.claim) and str(record["id"]) not in self.taken:
+            return replace(self._spf(record, {key: ours}), key=key, known=True)
         return replace(done, verdict="import", reason="it is in the state, the settings do not say so", changes=changes)
 
     def _of_others(self, record: Existing, free: Mapping[str, Record]) -> Judgement:
@@ -159,7 +159,7 @@ class _Name:
         conflict = Judgement(record=record, verdict="conflict", reason=reason, fix=fix)
         if is_held:
             return conflict
-        if ownership.is_others_spf(record, self.claim):
+        if ownership.is_others_spf(record, self.claim) and str(record["id"]) not in self.taken:
             return self._spf(record, free)
         return self._alike(record, free, conflict)
 
@@ -196,23 +196,31 @@ class _Name:
     def _spf(self, record: Existing, free: Mapping[str, Record]) -> Judgement:
         """An SPF record at a domain of ours: nothing that it allows is lost, and it does not become a second one."""
         key = self._match(record, free, loose=False)
-        lacking = ownership.missing_spf(record, self.claim)
+        left_out = ownership.left_out(record)
+        theirs, ours = ownership.others_spf(record, self.claim), self.claim["spf"]
+        if refusing := spf.out_of_order(theirs, ours, self._merged, self.claim["name"]):
+            reason = f"{', '.join(refusing)} refuses whom a later term may let in: order matters, and a merge loses it"
+            fix = f"{ownership.explained(record, self.claim)[1]}{self._taking(record, free)}"
+            return Judgement(record=record, verdict="conflict", reason=reason, fix=fix)
+        lacking = ownership.lacking_spf(record, self.claim)
         if key is None:
             also = f"; {_lacking(lacking)}" if lacking else ""
-            reason = f"a second SPF record: the next run removes it, as receivers refuse two{also}"
+            reason = f"a second SPF record: the next run removes it, as receivers refuse two{also}{left_out}"
             return Judgement(record=record, verdict="merge", reason=reason)
+        changes = _changes(record, replace(free[key], content=quoted(self._merged)), self.stack)
         if lacking:
-            changes = _changes(record, self._merged(record, free[key]), self.stack)
-            return Judgement(record=record, verdict="merge", reason=_lacking(lacking), key=key, changes=changes)
-        reason = "ours allows all that it allows, and takes its place"
-        changes = _changes(record, free[key], self.stack)
+            reason = f"{_lacking(lacking)}{left_out}"
+            return Judgement(record=record, verdict="merge", reason=reason, key=key, changes=changes)
+        reason = (
+            f"ours takes its place{left_out}" if left_out else "ours allows all that it allows, and takes its place"
+        )
         return Judgement(record=record, verdict="import", reason=reason, key=key, changes=changes)
 
-    def _merged(self, record: Existing, ours: Record) -> Record:
-        """Our SPF record with all that the other allows."""
-        said = ownership.merged_spf([record], self.claim)
-        own = [f"include:_spf.{self.claim['name']}", *said.get("mechanisms", ())]
-        return replace(ours, content=quoted(spf.record(own, said.get("includes", ()), ending=said["all"])))
+    @property
+    def _merged(self) -> str:
+        """Our SPF record with all that the others at the name allow."""
+        others = [record for record in self.here if ownership.is_others_spf(record, self.claim)]
+        return ownership.merged_text(others, self.claim)
 
     def _match(self, record: Existing, free: Mapping[str, Record], *, loose: bool) -> str | None:
         """The logical name a record gets: that of the one with the same content, else of the only or first one."""
@@ -234,7 +242,7 @@ class _Name:
             case "DMARC" if weaker := dmarc.weaker(unquoted(ours.shown), theirs):
                 return f"ours is weaker: {weaker}"
             case "SPF" if lacking := spf.missing([theirs], unquoted(ours.shown), ours.name):
-                return f"ours does not allow {', '.join(lacking)}"
+                return f"ours lacks {', '.join(lacking)}"
         return ""
 
     def _taking(self, record: Existing, free: Mapping[str, Record]) -> str:
@@ -244,7 +252,7 @@ class _Name:
 
 
 def _lacking(terms: Sequence[str]) -> str:
-    return f"it allows {', '.join(terms)}, which goes into `spf` of the settings"
+    return f"ours lacks {', '.join(terms)}, which goes into `spf` of the settings"
 
 
 def _kind(record: Existing, name: str) -> str:

@@ -122,7 +122,9 @@ def replaceable(existing: Sequence[Existing], claim: Claim) -> list[Existing]:
 def _replaceable(record: Mapping[str, Any], claim: Claim) -> bool:
     if not claim["adopt"] or is_adopted(record, claim):
         return False
-    return is_others_spf(record, claim) and not missing_spf(record, claim)
+    if not is_others_spf(record, claim) or missing_spf(record, claim):
+        return False
+    return not spf.out_of_order(others_spf(record, claim), claim["spf"], claim["spf"], claim["name"])
 
 
 def is_adopted(record: Mapping[str, Any], claim: Claim) -> bool:
@@ -136,9 +138,20 @@ def is_others_spf(record: Mapping[str, Any], claim: Claim) -> bool:
     return bool(claim["spf"]) and found == "SPF" and owner(record) is None and not is_email_routing(record)
 
 
+def others_spf(record: Mapping[str, Any], claim: Claim) -> str:
+    """The text of an SPF record at the name, where `mx` of an external domain says the hosts that it names today."""
+    return spf.with_hosts(unquoted(str(record["content"])), claim["name"], claim["mx"])
+
+
 def missing_spf(record: Mapping[str, Any], claim: Claim) -> list[str]:
     """Terms of an SPF record at the name that ours lacks."""
-    return spf.missing([unquoted(str(record["content"]))], claim["spf"], claim["name"])
+    return spf.missing([others_spf(record, claim)], claim["spf"], claim["name"])
+
+
+def lacking_spf(record: Mapping[str, Any], claim: Claim) -> list[str]:
+    """Terms that ours lacks, and the end where that of the record is stricter."""
+    end = spf.stricter_end(others_spf(record, claim), claim["spf"])
+    return [*missing_spf(record, claim), *([end] if end else [])]
 
 
 def _name(record: Mapping[str, Any]) -> str:
@@ -233,7 +246,12 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim) -> str:
 
 def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     """The very line of settings that merges an SPF record of others into ours."""
-    wanted = merged_spf([record], claim)
+    wanted, merged = merged_spf([record], claim), merged_text([record], claim)
+    if refusing := spf.out_of_order(others_spf(record, claim), claim["spf"], merged, claim["name"]):
+        return (
+            f"{', '.join(refusing)} refuses whom a later term may let in: write `spf` by hand so that our record ends "
+            "with these terms in their order; or delete it in the Cloudflare dashboard if nothing needs it"
+        )
     # JSON where YAML would read a macro's braces as its own
     quoted = {name: [json.dumps(term) if "{" in term else term for term in wanted.get(name, ())] for name in _LISTS}
     parts = [f"{name}: [{', '.join(terms)}]" for name, terms in quoted.items() if terms]
@@ -242,15 +260,26 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     lacks = f"ours lacks {', '.join(missing_spf(record, claim))}; " if claim["adopt"] else ""
     return (
         f"{lacks}to merge it into ours, write `{line}` for {claim['name']}: the run then replaces it by one record "
-        "that allows both; or delete it in the Cloudflare dashboard if nothing needs it"
+        f"that allows both{left_out(record)}; or delete it in the Cloudflare dashboard if nothing needs it"
     )
 
 
+def left_out(record: Mapping[str, Any]) -> str:
+    """In parentheses what a merge does not take from an SPF record; empty for nothing."""
+    terms = spf.dropped(unquoted(str(record["content"])))
+    return f" (left out: {', '.join(terms)})" if terms else ""
+
+
 def merged_spf(records: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Any]:
-    """What `spf` of the domain has to say to allow all that ours and these records do, ending as strictly as they."""
-    others = [unquoted(str(record["content"])) for record in records]
-    ending = spf.as_settings(others, claim["name"])["all"]
-    return {**spf.as_settings([claim["spf"], *others], claim["name"]), "all": ending}
+    """What `spf` of the domain has to say to allow all that ours and these records do, ending as the strictest."""
+    return spf.as_settings([claim["spf"], *(others_spf(record, claim) for record in records)], claim["name"])
+
+
+def merged_text(records: Sequence[Mapping[str, Any]], claim: Claim) -> str:
+    """Our SPF record once the settings say that."""
+    said = merged_spf(records, claim)
+    own = [f"include:_spf.{claim['name']}", *said.get("mechanisms", ())]
+    return spf.record(own, said.get("includes", ()), ending=said["all"])
 
 
 def _is_like_ours(record: Mapping[str, Any], claim: Claim) -> bool:

@@ -6,6 +6,7 @@ Nothing is looked up here: only the terms as written are judged.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 QUALIFIERS: Final = "+-~?"
+ENDS: Final = ("-all", "~all", "?all")  # the strictest first
 DENY_ALL: Final = "v=spf1 -all"  # a name that never sends (RFC 7208 section 10.1.2)
 
 _LOOKUPS: Final = frozenset({"include", "a", "mx", "ptr", "exists", "redirect"})
@@ -24,6 +26,7 @@ _MACRO: Final = r"%\{[slodiphcrtv][0-9]*r?[.\-+,/_=]*\}|%%|%_|%-"
 _CLIENT_MACRO: Final = re.compile(r"%\{[ip]", re.IGNORECASE)
 _MACRO_STRING: Final = re.compile(rf"(?:{_MACRO}|[\x21-\x24\x26-\x7e])+", re.IGNORECASE)
 _TERM: Final = re.compile(r"(?P<qualifier>[+\-~?]?)(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<rest>.*)")
+_MODIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*=")
 _DUAL_CIDR: Final = re.compile(r"(?P<domain>.*?)(?:/(?P<v4>[0-9]{1,2}))?(?://(?P<v6>[0-9]{1,3}))?")
 
 # At or below these lengths a network holds whole providers, so that it authorises strangers.
@@ -134,7 +137,7 @@ def _domain_spec(text: str, spec: str) -> str:
 def all_term(text: str) -> str:
     """The last term of a record: what happens to mail from elsewhere."""
     value = text.strip().lower()
-    if value not in {"-all", "~all", "?all"}:
+    if value not in ENDS:
         raise Invalid(
             f"{names.shown(text)} cannot end our SPF record",
             id="spf-all-invalid",
@@ -183,40 +186,107 @@ def target_of(term: str) -> str:
     return spec.rstrip(".") if "%" in spec else spec.rstrip(".").lower()
 
 
+def in_force(text: str) -> list[str]:
+    """The terms that count: up to the first `all`, beside which a redirect does not (RFC 7208 sections 5.1 and 6.1)."""
+    terms = text.split()[1:]
+    names = [name_of(term) for term in terms]
+    if "all" not in names:
+        return terms
+    heeded = terms[: names.index("all") + 1]
+    return [term for term, name in zip(heeded, names, strict=False) if name != "redirect"]
+
+
+def with_hosts(text: str, domain: str, hosts: Sequence[str]) -> str:
+    """The text with an `a` for each of `hosts`, where a term names the MX of the domain itself."""
+    terms = (_hosts_in(term, domain, hosts) if name_of(term) == "mx" else [term] for term in text.split())
+    return " ".join(term for replaced in terms for term in replaced)
+
+
+def _hosts_in(term: str, domain: str, hosts: Sequence[str]) -> list[str]:
+    match = _TERM.fullmatch(term)
+    if not hosts or match is None or target_of(term) not in {"", domain}:
+        return [term]
+    lengths = match["rest"][match["rest"].find("/") :] if "/" in match["rest"] else ""
+    return [f"{match['qualifier']}a:{host}{lengths}" for host in hosts]
+
+
 def as_settings(texts: Iterable[str], domain: str) -> dict[str, Any]:
     """What `spf` of a domain has to say so that all that these records allow stays allowed; our own include aside.
 
-    A redirect becomes an include. Left out: `exp`, `ptr`, which nobody should use, and includes that let nobody pass.
+    A redirect becomes an include, and of several ends the strictest stays. What `dropped` names is left out, and so are
+    includes that let nobody pass.
     """
-    mechanisms: list[str] = []
-    includes: list[str] = []
-    ends: list[str] = []
-    for term in (term for text in texts for term in text.split()[1:]):
-        name, bare = name_of(term), term.removeprefix("+")
-        if name == "all":
-            ends.append(term.lower())
-        elif name in {"include", "redirect"}:
-            if term[0] not in "-~?":
-                includes.append(target_of(term))
-        elif name not in {"exp", "ptr"} and "=" not in term:
-            try:
-                mechanisms.append(mechanism(bare))
-            except Invalid:
-                mechanisms.append(bare)  # refused by name when it is used
+    texts = list(texts)
+    terms = [term for text in texts for term in _carried(text, domain)]
     found: dict[str, Any] = {
-        "mechanisms": list(dict.fromkeys(mechanisms)),
-        "includes": [name for name in dict.fromkeys(includes) if name != f"_spf.{domain}"],
-        "all": ends[0] if ends and ends[0] in {"-all", "?all"} else "~all",
+        "mechanisms": list(dict.fromkeys(term for term in terms if name_of(term) != "include")),
+        "includes": list(dict.fromkeys(target_of(term) for term in terms if term.startswith("include:"))),
+        "all": min(filter(None, map(_end, texts)), key=ENDS.index, default="~all"),
     }
     return {key: value for key, value in found.items() if value}
 
 
+def _carried(text: str, domain: str) -> list[str]:
+    """The terms in force in our spelling, without `all`, what `dropped` names and our own include."""
+    out = {*dropped(text), f"include:_spf.{domain}"}
+    terms = (term for term in in_force(text) if name_of(term) != "all" and term not in out)
+    return [term for term in map(_spelled, terms) if term not in out]
+
+
+def _spelled(term: str) -> str:
+    bare = term.removeprefix("+")
+    if name_of(term) in {"include", "redirect"}:
+        qualifier = bare[0] if refuses(bare) else ""
+        return f"{qualifier}include:{target_of(term)}"
+    try:
+        return mechanism(bare)
+    except Invalid:
+        return bare  # refused by name when it is used
+
+
+def dropped(text: str) -> list[str]:
+    """Terms in force that ours never has: `+all`, `ptr`, which nobody should use, and modifiers such as `exp`."""
+    return [
+        term
+        for term in in_force(text)
+        if (name := name_of(term)) == "ptr"
+        or (name == "all" and not _end(text))
+        or (name != "redirect" and _MODIFIER.match(term))
+    ]
+
+
+def _end(text: str) -> str:
+    """How the record ends, in lower case; empty where it lets all pass, or does not say."""
+    return next((term.lower() for term in in_force(text) if term.lower() in ENDS), "")
+
+
 def missing(texts: Iterable[str], ours: str, domain: str) -> list[str]:
-    """Terms of other records of the domain that ours does not have."""
+    """Terms of other records of the domain that ours does not have, those with a qualifier too; not how they end."""
     have = set(ours.split())
-    wanted = as_settings(texts, domain)
-    terms = [*wanted.get("mechanisms", ()), *(f"include:{name}" for name in wanted.get("includes", ()))]
-    return [term for term in terms if term not in have]
+    return list(dict.fromkeys(term for text in texts for term in _carried(text, domain) if term not in have))
+
+
+def stricter_end(text: str, ours: str) -> str:
+    """The end of a record where it refuses more than ours; else empty."""
+    end = _end(text)
+    return end if end and ENDS.index(end) < ENDS.index(_end(ours)) else ""
+
+
+def refuses(term: str) -> bool:
+    """Whether whom it matches does not pass."""
+    return term.startswith(("-", "~", "?"))
+
+
+def out_of_order(text: str, ours: str, merged: str, domain: str) -> list[str]:
+    """Terms by which a record refuses whom a later one may let in, where `merged` (with `ours`) decides otherwise.
+
+    Receivers take the first term that matches (RFC 7208 section 4.6.2): what refuses and all that follows has to end
+    our record as well, and nothing of ours may come to stand behind it.
+    """
+    kept = list(itertools.dropwhile(lambda term: not refuses(term), _carried(text, domain)))
+    own = _carried(ours, domain)
+    is_added = kept == _carried(merged, domain)[-len(kept) :] and not set(kept) & set(own)
+    return [] if is_added or kept == own[-len(kept) :] else list(filter(refuses, kept))
 
 
 def lookups(text: str) -> int:
@@ -302,7 +372,7 @@ def _prefixes(bare: str) -> tuple[int, int]:
 def weaknesses(text: str, domain: str, subject: str, *, mx_elsewhere: bool) -> Iterator[Finding]:
     """Terms of the record of `domain` that may let strangers send; `mx_elsewhere`: its MX hosts are not ours."""
     for term in text.split()[1:]:
-        if term.startswith(("-", "~", "?")) or authorises_strangers(term):
+        if refuses(term) or authorises_strangers(term):
             continue
         bare = term.lstrip(QUALIFIERS)
         for identifier, why, fix in _doubts(bare, domain, mx_elsewhere=mx_elsewhere):

@@ -33,15 +33,9 @@ class _Walk:
 
     def record(self, text: str, path: tuple[str, ...]) -> None:
         """All terms of one record."""
-        terms = text.split()[1:]
-        names = [spf.name_of(term) for term in terms]
-        for term, name in zip(terms, names, strict=True):
-            if name == "redirect" and "all" in names:
-                continue  # ignored beside all (section 6.1)
-            if spf.costs_lookup(name):
+        for term in spf.in_force(text):
+            if spf.costs_lookup(name := spf.name_of(term)):
                 self._term(term.lstrip(spf.QUALIFIERS), name, path)
-            if name == "all":
-                break  # nothing after it is evaluated (section 5.1)
 
     def _term(self, term: str, name: str, path: tuple[str, ...]) -> None:
         self.count += 1

@@ -58,7 +58,7 @@ def first(*stages: tuple[str, str]) -> dict[str, Any]:
 
 TEAM_MX = {"type": "MX", "name": TEAM, "content": COLLEAGUES_MX, "priority": 10, "ttl": 300}
 OTHERS_SPF = {"type": "TXT", "name": SECOND, "content": '"v=spf1 ip4:192.0.2.77 -all"', "ttl": 300}
-TEAM_SPF = {"type": "TXT", "name": TEAM, "content": f'"v=spf1 a:{COLLEAGUES_MX} -all"', "ttl": 300}
+TEAM_SPF = {"type": "TXT", "name": TEAM, "content": '"v=spf1 mx -all"', "ttl": 300}
 TEAM_KEY = {"type": "TXT", "name": dkim.record_name("old", TEAM), "content": '"v=DKIM1; p=b2xk"', "ttl": 300}
 TEAM_DOMAIN = {"name": TEAM, "zoneId": zone_id(SECOND), "mail": "external", "mx": [COLLEAGUES_MX]}
 
@@ -348,7 +348,7 @@ def test_a_domain_moves_in_without_a_lost_message_while_another_is_renamed(story
     keys = {"mail": "forward", "aliases": {"carol": ["carol@receiver.test"]}}
     moved = {key: value for key, value in story.team.items() if key != "mx"} | keys
     adopted = story.adopt(first(("m1", "retiring"), ("m2", "active")), moved, take=mx["id"])
-    assert mx["id"] in adopted.ids
+    assert adopted.ids == [mx["id"]]  # a run has marked the SPF record since
     friend = Domain(name="friend.test", servers=plan.uplink_machine)
     friend.publish(story.stack.lab.dns)
     with Senders(story, f"carol@{TEAM}", friend) as senders:

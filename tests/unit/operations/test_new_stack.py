@@ -115,6 +115,13 @@ def test_the_senders_of_a_record_that_is_there_may_go_on() -> None:
     assert made["spf"] == senders | {"adopt": True}
 
 
+def test_mx_of_the_record_that_is_there_stays_the_hosts_of_today_and_what_is_left_out_is_told() -> None:
+    existing = Existing(mx=("mx.other.test",), spf=("v=spf1 mx ptr -all",))
+    made = draft(ANSWERS, ZONE, existing)
+    assert domain_of(made)["spf"]["mechanisms"] == ["a:mx.other.test"]
+    assert "left out of it: ptr" in made.notes
+
+
 def test_a_selector_that_is_taken_is_not_used_again() -> None:
     assert domain_of(draft(ANSWERS, ZONE, Existing(dkim=("m1", "m2"))))["dkim"][0]["selector"] == "m3"
 

@@ -189,6 +189,106 @@ def test_the_strictest_end_of_a_strangers_spf_record_is_kept() -> None:
     assert adoption.spf_settings([one], claims)[APEX]["all"] == "-all"
 
 
+EXTERNAL = domain(mail="external", mx=["mx1.example.net", "mx2.example.net"], aliases={})
+
+
+def settings_of(
+    judged: list[Judgement], change: Callable[[dict[str, Any]], object] = nothing
+) -> dict[str, dict[str, Any]]:
+    loaded = load(change)
+    return adoption.spf_settings(judged, ownership.claims(loaded, wanted_records(loaded), ZONE))
+
+
+@pytest.mark.parametrize("text", ["v=spf1 -all", "v=spf1 include:_spf.example.com -all"])
+def test_a_stricter_end_is_merged_even_where_ours_allows_all_that_it_allows(text: str) -> None:
+    judged = judge(record("TXT", APEX, quoted(text)))
+    assert (judged[0].verdict, judged[0].reason) == (
+        "merge", "ours lacks -all, which goes into `spf` of the settings",
+    )  # fmt: skip
+    becomes = """-> '"v=spf1 include:_spf.example.com -all"'"""
+    assert any(becomes in change for change in judged[0].changes) == (text == "v=spf1 -all")
+    said = settings_of(judged)
+    assert said == {APEX: {"all": "-all"}}
+    assert verdicts(judge(record("TXT", APEX, quoted(text)), change=domain(spf=said[APEX]))) == [
+        ("import", f"{APEX}/spf")
+    ]
+
+
+@pytest.mark.parametrize("theirs", ["~all", "?all", "+all"])
+def test_our_stricter_end_stays(theirs: str) -> None:
+    change = domain(spf={"all": "-all"})
+    judged = judge(record("TXT", APEX, quoted(f"v=spf1 include:_spf.google.com {theirs}")), change=change)
+    assert settings_of(judged, change) == {APEX: {"includes": ["_spf.google.com"], "all": "-all"}}
+    assert judged[0].changes[0].endswith(""" include:_spf.google.com -all"'""")
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "reason"),
+    [
+        ("v=spf1 ~all", "import", "ours allows all that it allows, and takes its place"),
+        ("v=spf1 ~all include:b.example redirect=c.example", "import",
+         "ours allows all that it allows, and takes its place"),
+        ("v=spf1 ptr exp=x.example ~all", "import", "ours takes its place (left out: ptr, exp=x.example)"),
+        ("v=spf1 +all", "import", "ours takes its place (left out: +all)"),
+        ("v=spf1 mx ptr ~all", "merge",
+         "ours lacks mx, which goes into `spf` of the settings (left out: ptr)"),
+    ],
+)  # fmt: skip
+def test_what_a_merge_leaves_out_is_told(text: str, verdict: str, reason: str) -> None:
+    (one,) = judge(record("TXT", APEX, quoted(text)))
+    assert (one.verdict, one.reason) == (verdict, reason)
+
+
+@pytest.mark.parametrize(
+    "text", ["v=spf1 include:a.example -ip4:203.0.113.0/24 ip4:203.0.113.9 -all", "v=spf1 -include:bad.example mx -all"]
+)
+def test_a_record_whose_order_matters_is_merged_by_hand_or_taken(text: str) -> None:
+    existing = record("TXT", APEX, quoted(text), id="b" * 32)
+    for known in ({}, {f"{APEX}/spf": "b" * 32}):
+        judged = judge(existing, known=known)
+        assert judged[0].verdict == "conflict"
+        assert "order matters" in judged[0].reason
+        assert "write `spf` by hand" in judged[0].fix
+        assert (settings_of(judged), adoption.adopted(judged)) == ({}, [])
+        taken = judge(existing, known=known, take=["b" * 32])
+        assert (taken[0].verdict, adoption.adopted(taken)) == ("import", ["b" * 32])
+
+
+def test_a_record_whose_order_ours_keeps_is_imported() -> None:
+    change = domain(spf={"mechanisms": ["-ip4:203.0.113.0/24", "mx"]})
+    existing = record("TXT", APEX, '"v=spf1 -ip4:203.0.113.0/24 mx ~all"')
+    assert verdicts(judge(existing, change=change)) == [("import", f"{APEX}/spf")]
+
+
+def test_a_second_record_may_not_come_to_stand_behind_what_the_first_refuses() -> None:
+    judged = judge(
+        record("TXT", APEX, '"v=spf1 ip4:192.0.2.77 ?mx ~all"', id="1"),
+        record("TXT", APEX, '"v=spf1 ip4:192.0.2.78 ~all"', id="2"),
+    )
+    assert verdicts(judged) == [("conflict", None), ("merge", f"{APEX}/spf")]
+
+
+def test_what_was_taken_stays_taken() -> None:
+    existing, known = record("TXT", APEX, '"v=spf1 -mx a -all"', id="b" * 32), {f"{APEX}/spf": "b" * 32}
+    (one,) = judge(existing, known=known, change=lambda values: values.update({"mailroom:adopted": ["b" * 32]}))
+    assert one.verdict == "keep"
+
+
+def test_mx_of_a_domain_that_moves_becomes_the_hosts_that_it_names_today() -> None:
+    existing = record("TXT", APEX, '"v=spf1 mx/24 -all"')
+    (one,) = judge(existing, change=EXTERNAL)
+    assert one.reason.startswith("ours lacks a:mx1.example.net/24, a:mx2.example.net/24, -all")
+    said = settings_of([one], EXTERNAL)
+    assert said[APEX]["mechanisms"] == ["a:mx1.example.net/24", "a:mx2.example.net/24"]
+
+    def with_mx_alone(values: dict[str, Any]) -> None:
+        EXTERNAL(values)
+        domain(spf={"mechanisms": ["mx/24"], "all": "-all"})(values)
+
+    (one,) = judge(existing, change=with_mx_alone)
+    assert one.verdict == "merge"
+
+
 @pytest.mark.parametrize(
     ("existing", "key"),
     [

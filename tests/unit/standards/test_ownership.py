@@ -234,6 +234,22 @@ def test_only_a_strangers_record_at_the_domain_itself_is_ever_replaced(record: d
     assert [one.id for one in found(record, change)] == ["record-not-ours"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("v=spf1 include:a.example -ip4:192.0.2.1 ip4:192.0.2.0/24 ~all", "-ip4:192.0.2.1 refuses whom a later term"),
+        ("v=spf1 ptr include:a.example ~all", "one record that allows both (left out: ptr); or delete it"),
+    ],
+)
+def test_what_a_merge_would_lose_is_told_and_never_replaced(text: str, said: str) -> None:
+    record = OTHERS_SPF | {"content": text}
+    assert said in found(record)[0].fix
+    change = domain(
+        spf={"mechanisms": ["ip4:192.0.2.0/24", "-ip4:192.0.2.1"], "includes": ["a.example"], "adopt": True}
+    )
+    assert bool(found(record, change)) == ("-ip4" in text)
+
+
 def external(**mx: Any) -> Callable[[dict[str, Any]], object]:
     return domain(mail="external", mx=["mx1.example.net", "mx2.example.net"], aliases={}, **mx)
 
