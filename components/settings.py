@@ -314,7 +314,7 @@ class SpfSettings(_Settings):
     mechanisms: tuple[Annotated[str, AfterValidator(spf.mechanism)], ...] = Field(
         default=(), description="a list of SPF mechanisms", examples=["[ip4:192.0.2.7]"]
     )
-    includes: tuple[Annotated[str, AfterValidator(names.dns_name)], ...] = Field(
+    includes: tuple[Annotated[str, AfterValidator(spf.included)], ...] = Field(
         default=(), description="a list of domains whose SPF is included", examples=["[_spf.google.com]"]
     )
     all: Annotated[str, AfterValidator(spf.all_term)] = Field(

@@ -112,6 +112,12 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
         spf |= adoption.spf_settings(here, claims)
     if strangers := sorted(set(take) - set(zones)):
         raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
+    for domain, wanted_spf in list(spf.items()):
+        try:
+            _settings_text(stack, {domain: wanted_spf}, settings.adopted)
+        except Problems as problems:
+            del spf[domain]
+            judged = adoption.without_merge(judged, domain, problems.findings, stack)
     needed = adoption.adopted(judged)
     adopted = tuple(dict.fromkeys([*(one for one in settings.adopted if one in needed), *needed]))
     return Plan(stack, tuple(judged), zones, spf, adopted, settings.adopted)
@@ -119,7 +125,7 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
 
 def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
     """Import first, then write the settings: a run in between stops at the gate. Raises `Problems`."""
-    text, file = _settings_text(plan)
+    _settings_text(plan.stack, plan.spf, plan.adopted, plan.spent)
     if plan.imports:
         say(f"asking the program where {len(plan.imports)} records belong")
         with tempfile.TemporaryDirectory(prefix="mailroom-adopt-") as folder:
@@ -130,6 +136,8 @@ def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
             flags = ("--yes", "--skip-preview", "--protect=false", "--generate-code=false")
             _pulumi(plan.stack, "import", "--file", str(path), *flags)
     if plan.settings_differ:
+        # computed again: while the engine was at work a person may have saved the file
+        text, file = _settings_text(plan.stack, plan.spf, plan.adopted, plan.spent)
         file.write(text)
         say(f"{file.path.name} is written")
 
@@ -157,11 +165,13 @@ def _around(item: Mapping[str, Any], resources: Mapping[str, Mapping[str, Any]])
         item = resources[str(parent)]
 
 
-def _settings_text(plan: Plan) -> tuple[str, stack_file.StackFile]:
+def _settings_text(
+    stack: str, spf: Mapping[str, Mapping[str, Any]], adopted: Collection[str], spent: Collection[str] = ()
+) -> tuple[str, stack_file.StackFile]:
     """The stack's file as it shall be, judged as `up` judges it. Raises `Problems`."""
-    file, config = stack_file.of_stack(plan.stack, stacks.CHECKOUT), stacks.config(plan.stack)
+    file, config = stack_file.of_stack(stack, stacks.CHECKOUT), stacks.config(stack)
     changes: list[tuple[tuple[str | int, ...], Any]] = []
-    for name, wanted in plan.spf.items():
+    for name, wanted in spf.items():
         place = next(place for place, entry in enumerate(config[DOMAINS]) if names.fqdn(entry["name"]) == name)
         have = config[DOMAINS][place].get("spf") or {}
         merged = {key: _more(have.get(key), value) for key, value in wanted.items()}
@@ -172,11 +182,11 @@ def _settings_text(plan: Plan) -> tuple[str, stack_file.StackFile]:
             if value != have.get(key)
         ]
     have = config.get(ADOPTED) or []
-    ids = list(dict.fromkeys([*(one for one in have if one not in plan.spent), *plan.adopted]))
+    ids = list(dict.fromkeys([*(one for one in have if one not in spent), *adopted]))
     if ids != have:
         config[ADOPTED] = ids
         changes.append(((ADOPTED,), [stack_file.Quoted(identifier) for identifier in ids]))
-    Settings.load(config.get, plan.stack, config)
+    Settings.load(config.get, stack, config)
     return file.with_values(changes), file
 
 

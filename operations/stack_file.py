@@ -237,7 +237,7 @@ def _replaced(text: str, node: yaml.Node, value: Any) -> str | None:
 def _longer(text: str, node: yaml.SequenceNode, more: Sequence[Any]) -> str:
     """A list with more items at its end, in brackets or below each other as it is."""
     if node.flow_style:
-        items, place = ", ".join(map(flow, more)), node.end_mark.index - 1
+        items, place = flow(more)[1:-1], node.end_mark.index - 1
         return f"{text[:place]}{', ' if node.value and items else ''}{items}{text[place:]}"
     line_end = text.find("\n", node.value[-1].end_mark.index)
     place = len(text) if line_end < 0 else line_end
@@ -253,7 +253,7 @@ def _shorter(text: str, node: yaml.SequenceNode, stays: Sequence[bool], more: Se
         return None
     if node.flow_style:
         kept = [text[item.start_mark.index : item.end_mark.index] for item in itertools.compress(node.value, stays)]
-        return f"{text[:start]}[{', '.join([*kept, *map(flow, more)])}]{text[end:]}"
+        return f"{text[:start]}[{', '.join(filter(None, [*kept, flow(more)[1:-1]]))}]{text[end:]}"
     text = _longer(text, node, more)
     for item, is_kept in zip(reversed(node.value), reversed(stays), strict=True):
         if not is_kept:

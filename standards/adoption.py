@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from standards import dkim, dmarc, ownership, spf
-from standards.finding import Invalid
+from standards.finding import Finding, Invalid
 from standards.names import dns_name, shown
 from standards.records import quoted, unquoted
 
@@ -90,6 +90,25 @@ def spf_settings(judged: Sequence[Judgement], claims: Iterable[Claim]) -> dict[s
             if has_second:
                 found[claim["name"]]["adopt"] = True  # lets the run remove it
     return found
+
+
+def without_merge(judged: Iterable[Judgement], domain: str, reasons: Sequence[Finding], stack: str) -> list[Judgement]:
+    """The same where the settings cannot hold what is to be merged at a domain: that is in conflict, for `reasons`."""
+    why = "; ".join(finding.found for finding in reasons)
+    fix = "; ".join(dict.fromkeys(finding.fix for finding in reasons if finding.fix))
+    return [
+        replace(
+            one,
+            verdict="conflict",
+            reason=f"{one.reason}: {why}",
+            key=one.key if one.known else None,
+            changes=(),
+            fix=f"{fix}{_taking(one.record, stack) if one.key else ''}",
+        )
+        if one.verdict == "merge" and _canonical(str(one.record["name"])) == domain
+        else one
+        for one in judged
+    ]
 
 
 def adopted(judged: Iterable[Judgement]) -> list[str]:
@@ -246,9 +265,11 @@ class _Name:
         return ""
 
     def _taking(self, record: Existing, free: Mapping[str, Record]) -> str:
-        if self._match(record, free, loose=True) is None:
-            return ""
-        return f"; or let the next run change it to ours: `scripts/adopt.py --stack {self.stack} --take {record['id']}`"
+        return "" if self._match(record, free, loose=True) is None else _taking(record, self.stack)
+
+
+def _taking(record: Existing, stack: str) -> str:
+    return f"; or let the next run change it to ours: `scripts/adopt.py --stack {stack} --take {record['id']}`"
 
 
 def _lacking(terms: Sequence[str]) -> str:

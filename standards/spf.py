@@ -113,6 +113,11 @@ def _domain_and_cidr(text: str, rest: str) -> str:
     return f":{_domain_spec(text, domain[1:])}{cidr}"
 
 
+def included(text: str) -> str:
+    """A domain as a person may include it, a macro of RFC 7208 section 7 in it or not; raises `Invalid`."""
+    return _domain_spec(f"include:{text.strip()}", text.strip())
+
+
 def _domain_spec(text: str, spec: str) -> str:
     if "%" in spec:
         if not _MACRO_STRING.fullmatch(spec):
@@ -262,7 +267,7 @@ def _end(text: str) -> str:
 
 def missing(texts: Iterable[str], ours: str, domain: str) -> list[str]:
     """Terms of other records of the domain that ours does not have, those with a qualifier too; not how they end."""
-    have = set(ours.split())
+    have = set(_carried(ours, domain))
     return list(dict.fromkeys(term for text in texts for term in _carried(text, domain) if term not in have))
 
 

@@ -52,6 +52,7 @@ class World:
         self.calls: list[str] = []
         self.imported: dict[str, Any] = {}
         self.refusal = ""
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def change(self, one: dict[str, Any], **to: Any) -> dict[str, Any]:
         """A record of the zone, found by its id, as somebody else writes it."""
@@ -75,6 +76,7 @@ class World:
         if arguments[:2] == ("preview", "--import-file"):
             Path(arguments[2]).write_text(json.dumps(self.declared()))
         if arguments[0] == "import":
+            self.meanwhile()
             assert {"--yes", "--protect=false", "--skip-preview"} <= set(arguments)
             self.imported = json.loads(Path(arguments[2]).read_text())
             self.resources += [
@@ -208,12 +210,64 @@ def test_the_settings_stay_when_the_engine_refuses(world: World, command: str) -
     assert world.file.read_bytes() == before
 
 
-def test_nothing_is_imported_where_the_settings_could_not_hold_what_is_merged(world: World) -> None:
-    many = " ".join(f"include:s{number}.example.net" for number in range(12))
-    world.zone = [record(1, "TXT", APEX, f'"v=spf1 {many} ~all"')]
-    with pytest.raises(Problems, match="terms that cost a DNS query|look-ups"):
-        adoption.carry_out(adoption.look("prod"))
-    assert "import" not in world.calls
+def lists_of_spf_are(world: World, layout: str) -> None:
+    world.file.write_text(world.file.read_text().replace("    name: example.com", f"    name: example.com\n{layout}"))
+    assert "spf" in world.config["mailroom:domains"][0]
+
+
+@pytest.mark.parametrize(
+    ("terms", "layout", "reason", "way"),
+    [
+        (
+            " ".join(f"include:s{n}.example.net" for n in range(12)),
+            "",
+            "13 terms that cost a DNS query",
+            "drop senders",
+        ),
+        ("ipv4:192.0.2.7", "", "there is no mechanism 'ipv4'", "correct the term"),
+        ("mx", "    spf: {mechanisms: &shared [], includes: *shared}", "an anchor, an alias", "mechanisms: [mx]"),
+    ],
+    ids=["too many look-ups", "no mechanism", "a file that cannot be edited"],
+)
+def test_what_the_settings_cannot_hold_is_a_conflict_with_the_reason_and_can_be_taken(
+    world: World, terms: str, layout: str, reason: str, way: str
+) -> None:
+    world.zone = [record(1, "TXT", APEX, f'"v=spf1 {terms} ~all"'), ADDRESS]
+    if layout:
+        lists_of_spf_are(world, layout)
+    plan = adoption.look("prod")
+    (conflict,) = (finding for finding in plan.findings() if finding.severity == "error")
+    assert reason in conflict.found
+    assert way in conflict.fix
+    assert f"--take {identifier(1)}" in conflict.fix
+    assert (list(plan.imports), plan.adopted, plan.spf) == ([f"{HOST}/a"], (identifier(2),), {})
+    adoption.carry_out(adoption.look("prod", [identifier(1)]))
+    assert world.config["mailroom:adopted"] == [identifier(1), identifier(2)]
+    assert adoption.look("prod").has_work is False
+
+
+def test_macros_are_merged_into_a_list_in_brackets(world: World) -> None:
+    lists_of_spf_are(world, "    spf: {mechanisms: [], includes: [], all: '~all'}")
+    terms = "exists:%{i}._spf.mta.example.net include:%{ir}.%{v}.%{d}.spf.has.pphosted.com ?a:x.example"
+    world.zone = [record(1, "TXT", APEX, f'"v=spf1 {terms} ~all"')]
+    assert adoption.look("prod").findings()[0].id == "adopt.conflict"  # ?a would come before the include
+    world.zone = [record(1, "TXT", APEX, f'"v=spf1 {terms.rpartition(" ")[0]} -all"')]
+    adoption.carry_out(adoption.look("prod"))
+    assert world.config["mailroom:domains"][0]["spf"] == {
+        "mechanisms": ["exists:%{i}._spf.mta.example.net"],
+        "includes": ["%{ir}.%{v}.%{d}.spf.has.pphosted.com"],
+        "all": "-all",
+    }
+
+
+def test_what_a_person_saves_while_the_engine_imports_stays(world: World) -> None:
+    def save() -> None:
+        world.file.write_text(world.file.read_text().replace("ipv4: 192.0.2.10", "ipv4: 192.0.2.10 # checked"))
+
+    world.meanwhile = save
+    adoption.carry_out(adoption.look("prod"))
+    assert "# checked" in world.file.read_text()
+    assert world.config["mailroom:adopted"] == [identifier(1), identifier(2)]
 
 
 def test_a_name_that_the_program_does_not_create_is_told() -> None:

@@ -136,7 +136,9 @@ SPF = ("mailroom:domains", 0, "spf")
 @pytest.mark.parametrize(
     ("path", "value", "before", "after"),
     [
-        ((*SPF, "mechanisms"), ["ip4:192.0.2.7", "mx"], "mechanisms: []", "mechanisms: [ip4:192.0.2.7, mx]"),
+        ((*SPF, "mechanisms"), ["ip4:192.0.2.7", "mx"], "mechanisms: []", "mechanisms: ['ip4:192.0.2.7', mx]"),
+        ((*SPF, "mechanisms"), ["exists:%{i}.x.example", "?a:x.example"], "mechanisms: []",
+         "mechanisms: ['exists:%{i}.x.example', '?a:x.example']"),
         ((*SPF, "includes"), ["a.test"], '"~all"} # ours', '"~all", includes: [a.test]} # ours'),
         ((*SPF, "all"), Quoted("-all"), '"~all"} # ours', '"-all"} # ours'),
         (("mailroom:domains", 0, "dkim"), [{"selector": "m1"}, {"selector": "m2"}], "[{selector: m1}]",

@@ -67,6 +67,24 @@ def test_what_is_no_mechanism_says_why(text: str, said: str) -> None:
     assert said in refused.value.found
 
 
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("_SPF.Google.com", "_spf.google.com"),
+        ("%{ir}.%{v}.%{d}.spf.has.pphosted.com", "%{ir}.%{v}.%{d}.spf.has.pphosted.com"),
+    ],
+)
+def test_what_is_included_is_a_domain_or_a_macro(text: str, canonical: str) -> None:
+    assert spf.included(text) == canonical
+    pyspf.query(i="192.0.2.1", s="x@d.test", h="h.test").validate_mechanism(f"include:{canonical}")
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "%{y}.example.com", "a b.example", "192.0.2.7"])
+def test_what_is_neither_is_not_included(text: str) -> None:
+    with pytest.raises(Invalid, match="not usable in an SPF record"):
+        spf.included(text)
+
+
 def test_an_address_behind_a_is_answered_with_the_term_that_was_meant() -> None:
     with pytest.raises(Invalid) as refused:
         spf.mechanism("a:2001:db8::1")

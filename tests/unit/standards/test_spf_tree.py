@@ -102,6 +102,14 @@ def test_what_no_receiver_asks_for_is_not_asked_for(text: str) -> None:
     assert review({("d.test", "TXT"): [text]}) == []
 
 
+def test_a_target_that_depends_on_the_message_costs_one_query() -> None:
+    def world(length: int) -> World:
+        return {("d.test", "TXT"): [f"v=spf1 {' '.join(f'include:%{{i}}.x{n}.test' for n in range(length))} ~all"]}
+
+    assert review(world(10)) == []
+    assert [identifier for identifier, _ in review(world(11))] == ["spf-lookups"]
+
+
 def test_a_name_that_nobody_answers_for_is_told_apart_from_one_that_is_not_there() -> None:
     findings, unanswered = spf_tree.review("d.test", "v=spf1 include:i.test a:b.test ~all", lambda *_: None)
     assert findings == []
