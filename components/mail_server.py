@@ -98,11 +98,6 @@ class MailServer(pulumi.ComponentResource):
     ) -> list[pulumi.Resource]:
         """One gate a zone that we write to; it is told every name and kind we want there."""
         api = self._settings.cloudflare
-        owners: dict[str, set[str]] = {}
-        for record in records:
-            owners.setdefault(record.zone_id, set()).add(record.owner)
-        for domain in self._settings.domains:
-            owners.setdefault(domain.zone_id, set()).add(domain.name)
         published = [
             {"name": record.name, "type": record.type, "value": value}
             for record in records
@@ -112,7 +107,7 @@ class MailServer(pulumi.ComponentResource):
         return [
             ZoneGate(
                 f"{zone_id}/{wave}gate",
-                names=sorted(names),
+                names=names,
                 zone_id=zone_id,
                 wanted=ownership.claims(self._settings, records, zone_id),
                 senders=[
@@ -128,7 +123,7 @@ class MailServer(pulumi.ComponentResource):
                 base_url=api.base_url,
                 opts=self._child(after),
             )
-            for zone_id, names in owners.items()
+            for zone_id, names in ownership.owners(self._settings, records).items()
         ]
 
     def _reports_to_others(self, zone_id: str) -> list[dict[str, str]]:

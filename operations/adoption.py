@@ -21,13 +21,15 @@ from standards.finding import Finding, Problems, error_about
 from standards.records import wanted_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
     from standards.adoption import Judgement
+    from standards.records import Record
 
 STYLES = {"keep": "dim", "merge": "yellow", "import": "cyan", "conflict": "bold red"}
+DKIM_KEY = "pulumi-python:dynamic/mailroom:DkimKey"
 DOMAINS, ADOPTED = "mailroom:domains", "mailroom:adopted"
 
 
@@ -41,6 +43,7 @@ class Plan:
     spf: Mapping[str, Mapping[str, Any]]  # by domain
     adopted: tuple[str, ...]  # ids that the settings shall name
     named: tuple[str, ...]  # ids that they name now
+    elsewhere: tuple[Finding, ...] = ()  # about mail that others receive
 
     @property
     def imports(self) -> dict[str, str]:
@@ -74,8 +77,9 @@ class Plan:
         return {"stack": self.stack, "records": records, "spf": dict(self.spf), "adopted": list(self.adopted)}
 
     def findings(self) -> list[Finding]:
-        """Conflicts are errors, and what waits for a yes is a warning."""
+        """Conflicts are errors, as at the gate, and what waits for a yes is a warning."""
         found = [_conflict(one, self.stack) for one in self.judged if one.verdict == "conflict"]
+        found += self.elsewhere
         if self.imports or self.spf or set(self.adopted) - set(self.named):
             found.append(_waiting(self.stack))
         if self.spent:
@@ -86,30 +90,27 @@ class Plan:
 def look(stack: str, take: Collection[str] = ()) -> Plan:
     """Read settings, state and zones, and judge. Raises `Problems`; changes nothing."""
     settings = stacks.settings(stack)
-    public = {
-        record.dkim: dkim.public_half(key.get_secret_value())[1]
-        for record in wanted_records(settings)
-        if record.dkim and (key := settings.dkim_keys.get(record.name))
-    }
-    wanted = wanted_records(settings, public)
+    resources = [item for item in recovery.state(stack).get("resources") or [] if not item.get("delete")]
+    wanted = wanted_records(settings, _public_halves(settings, resources))
     known = {
         str(item["urn"]).rpartition("::")[2]: (str(item["inputs"]["zoneId"]), str(item["id"]))
-        for item in recovery.state(stack).get("resources") or []
-        if item["type"] == recovery.DNS_RECORD and not item.get("delete") and item.get("id")
+        for item in resources
+        if item["type"] == recovery.DNS_RECORD and item.get("id")
     }
     judged: list[Judgement] = []
     zones: dict[str, str] = {}
     spf: dict[str, dict[str, Any]] = {}
-    for zone_id in dict.fromkeys(record.zone_id for record in wanted):
-        api = settings.cloudflare
-        zone = Zone(api.api_token.get_secret_value(), zone_id, api.base_url)
+    elsewhere: list[Finding] = []
+    for zone_id, zone in _verified(settings, wanted).items():
+        existing = zone.records()
         ours = [record for record in wanted if record.zone_id == zone_id]
         claims = ownership.claims(settings, wanted, zone_id)
         ids = {key: identifier for key, (where, identifier) in known.items() if where == zone_id}
-        here = adoption.judge(zone.records(), ours, claims, stack, ids, take, zone=zone.name)
+        here = adoption.judge(existing, ours, claims, stack, ids, take, zone=zone.name)
         judged += here
         zones |= {one.id: zone_id for one in here}
         spf |= adoption.spf_settings(here, claims)
+        elsewhere += ownership.external_mx(existing, claims)
     if strangers := sorted(set(take) - set(zones)):
         raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
     for domain, wanted_spf in list(spf.items()):
@@ -120,7 +121,30 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
             judged = adoption.without_merge(judged, domain, problems.findings, stack)
     needed = adoption.adopted(judged)
     adopted = tuple(dict.fromkeys([*(one for one in settings.adopted if one in needed), *needed]))
-    return Plan(stack, tuple(judged), zones, spf, adopted, settings.adopted)
+    return Plan(stack, tuple(judged), zones, spf, adopted, settings.adopted, tuple(elsewhere))
+
+
+def _public_halves(settings: Settings, resources: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """The public halves of the DKIM keys that the state or the settings have, by domain and selector."""
+    made = (item.get("outputs") or {} for item in resources if item["type"] == DKIM_KEY)
+    return {
+        **{(one["domain"], one["selector"]): one["public"] for one in made if isinstance(one.get("public"), str)},
+        **{
+            record.dkim: dkim.public_half(key.get_secret_value())[1]
+            for record in wanted_records(settings)
+            if record.dkim and (key := settings.dkim_keys.get(record.name))
+        },
+    }
+
+
+def _verified(settings: Settings, wanted: Sequence[Record]) -> dict[str, Zone]:
+    """The zones that we write to, by id. Raises `Problems` as the gate does, where one is not what the settings say."""
+    api = settings.cloudflare
+    owners = ownership.owners(settings, wanted)
+    zones = {zone_id: Zone(api.api_token.get_secret_value(), zone_id, api.base_url) for zone_id in owners}
+    if findings := [finding for zone_id, zone in zones.items() for finding in zone.verify(*owners[zone_id])]:
+        raise Problems("nothing was looked at", list(dict.fromkeys(findings)))
+    return zones
 
 
 def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
@@ -169,7 +193,7 @@ def _settings_text(
     stack: str, spf: Mapping[str, Mapping[str, Any]], adopted: Collection[str], spent: Collection[str] = ()
 ) -> tuple[str, stack_file.StackFile]:
     """The stack's file as it shall be, judged as `up` judges it. Raises `Problems`."""
-    file, config = stack_file.of_stack(stack, stacks.CHECKOUT), stacks.config(stack)
+    config = stacks.config(stack)
     changes: list[tuple[tuple[str | int, ...], Any]] = []
     for name, wanted in spf.items():
         place = next(place for place, entry in enumerate(config[DOMAINS]) if names.fqdn(entry["name"]) == name)
@@ -187,6 +211,7 @@ def _settings_text(
         config[ADOPTED] = ids
         changes.append(((ADOPTED,), [stack_file.Quoted(identifier) for identifier in ids]))
     Settings.load(config.get, stack, config)
+    file = stack_file.of_stack(stack, stacks.CHECKOUT)
     return file.with_values(changes), file
 
 

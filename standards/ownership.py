@@ -87,6 +87,16 @@ def claims(settings: Settings, records: Sequence[Record], zone_id: str) -> list[
     ]
 
 
+def owners(settings: Settings, records: Iterable[Record]) -> dict[str, list[str]]:
+    """By zone the hosts and domains that have records there, or will."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(record.zone_id, set()).add(record.owner)
+    for domain in settings.domains:
+        found.setdefault(domain.zone_id, set()).add(domain.name)
+    return {zone_id: sorted(names) for zone_id, names in found.items()}
+
+
 def owner(record: Mapping[str, Any]) -> str | None:
     """The stack that a record's comment names, None for a record of somebody else."""
     match = _MARK.search(record.get("comment") or "")
@@ -98,20 +108,27 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str,
 
     `zone` is the zone's own name.
     """
-    findings = []
-    for claim in wanted:
-        here = [record for record in existing if _name(record) == claim["name"]]
-        findings += [
-            _conflict(record, claim, stack)
-            for record in here
-            if owner(record) != stack
-            and not is_adopted(record, claim)
-            and stands_in_the_way(record, claim, zone)
-            and not _replaceable(record, claim)
-        ]
-        if claim["mx"]:
-            findings += _other_mx(here, claim)
-    return findings
+    findings = [
+        _conflict(record, claim, stack)
+        for claim in wanted
+        for record in existing
+        if _name(record) == claim["name"]
+        and owner(record) != stack
+        and not is_adopted(record, claim)
+        and stands_in_the_way(record, claim, zone)
+        and not _replaceable(record, claim)
+    ]
+    return [*findings, *external_mx(existing, wanted)]
+
+
+def external_mx(existing: Sequence[Existing], wanted: Sequence[Claim]) -> list[Finding]:
+    """Every domain whose mail others receive and whose MX is not what its `mx` says."""
+    return [
+        finding
+        for claim in wanted
+        if claim["mx"]
+        for finding in _other_mx([record for record in existing if _name(record) == claim["name"]], claim)
+    ]
 
 
 def replaceable(existing: Sequence[Existing], claim: Claim) -> list[Existing]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from operations import adoption, recovery, report, stacks
 from scripts import adopt
-from standards.finding import Problems
+from standards.finding import Finding, Problems, error_about
 from standards.records import wanted_records
 from tests.unit.standards.example_stack import CONFIG, ZONE, load
 
@@ -52,6 +53,7 @@ class World:
         self.calls: list[str] = []
         self.imported: dict[str, Any] = {}
         self.refusal = ""
+        self.refused: list[Finding] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
     def change(self, one: dict[str, Any], **to: Any) -> dict[str, Any]:
@@ -112,6 +114,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         def __init__(self, *arguments: Any) -> None:
             assert arguments == ("a" * 40, ZONE, None)
 
+        def verify(self, *owners: str) -> list[Finding]:
+            assert owners == (APEX, HOST)
+            return made.refused
+
         def records(self) -> list[dict[str, Any]]:
             return made.zone
 
@@ -121,6 +127,36 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(stacks, "config", lambda _: made.config)
     monkeypatch.setattr(stacks, "settings", lambda stack: load(lambda values: values.update(made.config), stack))
     return made
+
+
+def test_a_zone_that_is_another_one_is_told_as_at_the_gate(world: World) -> None:
+    world.refused = [error_about("zone", "cloudflare.other-zone", expected="a", found="b", why="", fix="")]
+    with pytest.raises(Problems) as stopped:
+        adoption.look("prod")
+    assert list(stopped.value.findings) == world.refused
+
+
+def test_an_mx_that_an_external_domain_does_not_say_is_told_as_at_the_gate(world: World) -> None:
+    text = world.file.read_text().replace(
+        "name: example.com", "name: example.com\n    mail: external\n    mx: [b.test]"
+    )
+    world.file.write_text(re.sub(r"aliases:\n.*\n.*\n", "aliases: {}\n", text))
+    world.zone = [FOREIGN_MX]
+    (finding,) = adoption.look("prod").findings()
+    assert (finding.severity, finding.id) == ("error", "external-mx-differs")
+
+
+def test_a_key_of_the_state_is_known_where_its_record_was_lost(world: World) -> None:
+    public = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A" + "B" * 360
+    world.resources = [
+        {"type": adoption.DKIM_KEY, "urn": f"urn:pulumi:prod::mailroom::x::{APEX}/dkim/m1/key", "inputs": {},
+         "outputs": {"domain": APEX, "selector": "m1", "public": public, "private": {"ciphertext": "x"}}},
+    ]  # fmt: skip
+    ours = next(one for one in wanted_records(load(), {(APEX, "m1"): public}) if one.dkim)
+    assert ours.content
+    world.zone = [record(1, "TXT", ours.name, ours.content, comment=ours.comment("prod"))]
+    (one,) = adoption.look("prod").judged
+    assert (one.verdict, one.key, one.changes) == ("import", f"{APEX}/dkim/m1", ())
 
 
 def test_a_look_changes_nothing(world: World) -> None:
