@@ -333,6 +333,12 @@ class DmarcSettings(_Settings):
     policy: dmarc.Policy = Field(default="none", description="the policy", examples=["quarantine"])
     sp: dmarc.Policy | None = Field(default=None, description="the policy for subdomains", examples=["reject"])
     np: dmarc.Policy | None = Field(default=None, description="the policy for unknown subdomains", examples=["reject"])
+    adkim: dmarc.Alignment | None = Field(
+        default=None, description="s: a DKIM signature of this very domain alone counts", examples=["s"]
+    )
+    aspf: dmarc.Alignment | None = Field(
+        default=None, description="s: an envelope sender of this very domain alone counts", examples=["s"]
+    )
     rua: tuple[EmailAddress, ...] = Field(
         default=(), description="a list of addresses for daily reports", examples=["[dmarc@example.com]"]
     )

@@ -195,8 +195,7 @@ def _dmarc(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, 
     tags = dmarc.tags(existing.dmarc[0]) if existing.dmarc else {}
     found = tags.get("p", "none").lower()
     policy = found if found in dmarc.POLICIES and tags else ("quarantine" if existing.is_empty else "none")
-    reports = [uri.strip().removeprefix("mailto:") for uri in tags.get("rua", "").split(",") if uri.strip()]
-    reports = [uri.partition("!")[0] for uri in reports if "@" in uri]
+    reports = dmarc.report_addresses(existing.dmarc[0], "rua") if existing.dmarc else []
     if tags:
         notes.append(f"the DMARC policy that is there was taken over: p={policy}")
     elif not existing.is_empty:

@@ -14,7 +14,7 @@ from standards.names import dns_name, shown
 from standards.records import quoted, unquoted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from standards.ownership import Claim, Existing
     from standards.records import Record
@@ -258,14 +258,22 @@ class _Name:
         match _kind(record, ours.name):
             case "DKIM":
                 return "it holds another key: what is signed with that one could not be checked any more"
-            case "DMARC" if weaker := dmarc.weaker(unquoted(ours.shown), theirs):
-                return f"ours is weaker: {weaker}"
+            case "DMARC":
+                return "; ".join(_lost_of_dmarc(unquoted(ours.shown), theirs))
             case "SPF" if lacking := spf.missing([theirs], unquoted(ours.shown), ours.name):
                 return f"ours lacks {', '.join(lacking)}"
         return ""
 
     def _taking(self, record: Existing, free: Mapping[str, Record]) -> str:
         return "" if self._match(record, free, loose=True) is None else _taking(record, self.stack)
+
+
+def _lost_of_dmarc(ours: str, theirs: str) -> Iterator[str]:
+    if weaker := dmarc.weaker(ours, theirs):
+        yield f"ours is weaker: {weaker}"
+    for tag in ("rua", "ruf"):
+        if lost := dmarc.lost_reports(ours, theirs, tag):
+            yield f"{', '.join(lost)} would get no reports any more: write them into `dmarc.{tag}`"
 
 
 def _taking(record: Existing, stack: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final, Literal, get_args
+from urllib.parse import unquote
 
 from standards.finding import Finding, Invalid
 from standards.names import shown
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Policy = Literal["none", "quarantine", "reject"]
+Alignment = Literal["r", "s"]
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 # RFC 9989 took these out of RFC 7489; receivers ignore them now.
 REMOVED_TAGS: Final = {
@@ -59,6 +61,8 @@ def record(
     *,
     subdomains: Policy | None = None,
     nonexistent: Policy | None = None,
+    adkim: Alignment | None = None,
+    aspf: Alignment | None = None,
     rua: Iterable[str] = (),
     ruf: Iterable[str] = (),
     fo: str | None = None,
@@ -69,6 +73,8 @@ def record(
         "p": policy,
         "sp": subdomains,
         "np": nonexistent,
+        "adkim": adkim,
+        "aspf": aspf,
         "rua": ",".join(map(_report_uri, rua)),
         "ruf": ",".join(map(_report_uri, ruf)),
         "fo": fo,
@@ -103,7 +109,27 @@ def weaker(ours: str, theirs: str) -> str:
         return ""
     asked, before = _effective(tags(ours)), _effective(tags(theirs))
     less = [tag for tag in asked if POLICIES.index(asked[tag]) < POLICIES.index(before[tag])]
-    return ", ".join(f"{tag}={asked[tag]}, not {before[tag]}" for tag in less)
+    looser = [tag for tag in ("adkim", "aspf") if _is_strict(theirs, tag) and not _is_strict(ours, tag)]
+    return ", ".join(
+        [*(f"{tag}={asked[tag]}, not {before[tag]}" for tag in less), *(f"{tag}=r, not s" for tag in looser)]
+    )
+
+
+def _is_strict(text: str, tag: str) -> bool:
+    return tags(text).get(tag, "r").lower() == "s"  # relaxed when left out (RFC 9989 section 4.7)
+
+
+def report_addresses(text: str, tag: Literal["rua", "ruf"]) -> list[str]:
+    """The mail addresses that a record sends reports to, without the limits of size that RFC 7489 let them have."""
+    uris = (uri.strip() for uri in tags(text).get(tag, "").split(","))
+    addresses = (unquote(uri[7:].partition("!")[0].partition("?")[0]) for uri in uris if uri[:7].lower() == "mailto:")
+    return [address for address in addresses if "@" in address]
+
+
+def lost_reports(ours: str, theirs: str, tag: Literal["rua", "ruf"]) -> list[str]:
+    """The addresses that the second record sends reports to and the first does not."""
+    kept = {address.lower() for address in report_addresses(ours, tag)}
+    return [address for address in report_addresses(theirs, tag) if address.lower() not in kept]
 
 
 def _effective(found: dict[str, str]) -> dict[str, Policy]:

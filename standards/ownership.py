@@ -250,7 +250,7 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim) -> str:
             return _merge_fix(record, claim)
         case "SPF":
             ways.append("copy its include: terms to `spf.includes` and others to `spf.mechanisms` before that")
-        case "DMARC":
+        case _ if "DMARC" in claim["kinds"]:
             ways.append("and set `dmarc` to what it says, so that the policy does not get weaker")
         case "MX":
             ways.append("or set `mail: external` and list its hosts in `mx` if mail shall go on arriving there")

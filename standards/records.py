@@ -298,6 +298,8 @@ def _dmarc(domain: DomainSettings, reason: str) -> Record:
         wishes.policy,
         subdomains=wishes.sp,
         nonexistent=wishes.np,
+        adkim=wishes.adkim,
+        aspf=wishes.aspf,
         rua=wishes.rua,
         ruf=wishes.ruf,
         fo=wishes.fo,

@@ -78,7 +78,8 @@ def up(change: Callable[[dict[str, Any]], object] = nothing) -> list[tuple[str, 
         (record("AAAA", HOST, "2001:DB8::10"), ("import", f"{HOST}/aaaa")),
         (record("MX", APEX, "SMTP.example.com."), ("import", f"{APEX}/mx/{HOST}")),
         (record("MX", "Example.COM.", HOST), ("import", f"{APEX}/mx/{HOST}")),
-        (record("TXT", DMARC, '"v=DMARC1; p=none; rua=mailto:x@example.com"'), ("import", f"{APEX}/dmarc")),
+        (record("TXT", DMARC, '"v=DMARC1; p=none; rua=mailto:postmaster@example.com"'), ("import", f"{APEX}/dmarc")),
+        (record("TXT", DMARC, '"v=DMARC1; p=none; rua=mailto:x@example.com"'), ("conflict", None)),
         (record("TXT", APEX, "v=spf1 include:_spf.example.com ~all"), ("import", f"{APEX}/spf")),
         (record("TXT", APEX, '"v=spf1 include:_spf." "example.com ~all"'), ("import", f"{APEX}/spf")),
         (record("TXT", APEX, '"v=spf1 include:_spf.google.com ~all"'), ("merge", f"{APEX}/spf")),
@@ -318,6 +319,28 @@ def test_a_conflict_can_be_taken_in_place_of_ours_and_says_so(existing: dict[str
 def test_what_cannot_become_ours_is_never_taken(existing: dict[str, Any]) -> None:
     assert "--take" not in judge(existing)[0].fix
     assert verdicts(judge(existing, take=["a1"])) == [("conflict", None)]
+
+
+ALL_LOST = (
+    "ours is weaker: adkim=r, not s",
+    "a@agari.example would get no reports any more: write them into `dmarc.rua`",
+    "f@example.net would get no reports any more: write them into `dmarc.ruf`",
+)
+
+
+@pytest.mark.parametrize(
+    ("ours", "reason"),
+    [
+        ({}, "; ".join(ALL_LOST)),
+        ({"adkim": "s", "rua": ["A@agari.example"]}, ALL_LOST[2]),
+        ({"adkim": "s", "rua": ["A@agari.example"], "ruf": ["f@example.net"]}, "it becomes ours: "),
+    ],
+)
+def test_a_dmarc_record_is_taken_in_once_ours_asks_for_all_that_it_asks_for(ours: dict[str, Any], reason: str) -> None:
+    text = '"v=DMARC1; p=none; adkim=s; rua=mailto:a@agari.example; ruf=mailto:f@example.net"'
+    (one,) = judge(record("TXT", DMARC, text), change=domain(dmarc=ours))
+    assert one.reason.startswith(reason)
+    assert one.verdict == ("import" if "ruf" in ours else "conflict")
 
 
 def test_one_of_ours_takes_the_place_of_one_record_alone() -> None:

@@ -15,12 +15,14 @@ def test_only_what_is_given_is_written_and_the_policy_comes_second() -> None:
         "quarantine",
         subdomains="reject",
         nonexistent="reject",
+        adkim="s",
+        aspf="r",
         rua=["a@example.com", "b@example.com"],
         ruf=["c@example.com"],
         fo="1:d",
     )
     assert full == (
-        "v=DMARC1; p=quarantine; sp=reject; np=reject; rua=mailto:a@example.com,mailto:b@example.com; "
+        "v=DMARC1; p=quarantine; sp=reject; np=reject; adkim=s; aspf=r; rua=mailto:a@example.com,mailto:b@example.com; "
         "ruf=mailto:c@example.com; fo=1:d"
     )
 
@@ -82,11 +84,24 @@ def test_a_review_names_what_receivers_stumble_over(text: str, found: list[str])
         ("p=quarantine; sp=none", "p=quarantine", "sp=none, not quarantine, np=none, not quarantine"),
         ("p=none; np=reject", "p=none; sp=quarantine", "sp=none, not quarantine"),
         ("p=none", "p=strict", ""),
+        ("p=reject", "p=none; adkim=s; aspf=S", "adkim=r, not s, aspf=r, not s"),
+        ("p=none; aspf=s", "p=quarantine; sp=none; adkim=r; aspf=s", "p=none, not quarantine"),
+        ("p=none; adkim=s", "p=none; aspf=s", "aspf=r, not s"),
         ("p=none", "rua=mailto:a@example.com", ""),
     ],
 )
 def test_a_policy_is_weaker_where_receivers_are_asked_for_less(ours: str, theirs: str, weaker: str) -> None:
     assert dmarc.weaker(f"v=DMARC1; {ours}", f"v=DMARC1; {theirs}") == weaker
+
+
+def test_addresses_that_would_get_no_reports_any_more_are_named() -> None:
+    uris = "MAILTO:A@Example.com!10m, mailto:b%21c@x.test?subject=s,https://y.test/z,mailto:d"
+    theirs = f"v=DMARC1; p=none; rua={uris}; ruf="
+    assert dmarc.report_addresses(theirs, "rua") == ["A@Example.com", "b!c@x.test"]
+    ours = dmarc.record("none", rua=["a@example.com", "d@x.test"])
+    assert dmarc.lost_reports(ours, theirs, "rua") == ["b!c@x.test"]
+    assert dmarc.lost_reports(dmarc.record("none", rua=["b!c@x.test", "a@example.com"]), theirs, "rua") == []
+    assert dmarc.lost_reports(ours, theirs, "ruf") == []
 
 
 def test_what_receivers_take_for_no_policy_cannot_be_weakened() -> None:
