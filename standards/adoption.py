@@ -265,7 +265,9 @@ class _Name:
         return ""
 
     def _taking(self, record: Existing, free: Mapping[str, Record]) -> str:
-        return "" if self._match(record, free, loose=True) is None else _taking(record, self.stack)
+        if self._match(record, free, loose=True) is None:
+            return ""
+        return _taking(record, self.stack, ownership.conjunction(record, self.claim))
 
 
 def _lost_of_dmarc(ours: str, theirs: str) -> Iterator[str]:
@@ -276,8 +278,10 @@ def _lost_of_dmarc(ours: str, theirs: str) -> Iterator[str]:
             yield f"{', '.join(lost)} would get no reports any more: write them into `dmarc.{tag}`"
 
 
-def _taking(record: Existing, stack: str) -> str:
-    return f"; or let the next run change it to ours: `scripts/adopt.py --stack {stack} --take {record['id']}`"
+def _taking(record: Existing, stack: str, conjunction: str = "or") -> str:
+    return (
+        f"; {conjunction} let the next run change it to ours: `scripts/adopt.py --stack {stack} --take {record['id']}`"
+    )
 
 
 def _lacking(terms: Sequence[str]) -> str:

@@ -205,7 +205,7 @@ def is_email_routing(record: Mapping[str, Any]) -> bool:
 def _conflict(record: Mapping[str, Any], claim: Claim, stack: str) -> Finding:
     reason, fix = explained(record, claim)
     if owner(record) is None and not is_email_routing(record) and _is_like_ours(record, claim):
-        fix = f"{fix}; or take it over: `scripts/adopt.py --stack {stack}`"
+        fix = f"{fix}; {conjunction(record, claim)} take it over: `scripts/adopt.py --stack {stack}`"
     return Finding(
         severity="error",
         id="record-not-ours",
@@ -215,6 +215,17 @@ def _conflict(record: Mapping[str, Any], claim: Claim, stack: str) -> Finding:
         why="two of them contradict each other, and records of others are never changed or deleted",
         fix=fix,
     )
+
+
+def conjunction(record: Mapping[str, Any], claim: Claim) -> str:
+    """Whether a record is taken over after what `explained` says, or instead of it."""
+    return "then" if _is_included(record, claim) else "or"
+
+
+def _is_included(record: Mapping[str, Any], claim: Claim) -> bool:
+    """Whether it is an SPF record where a domain's own may include it: its senders may not send without it."""
+    found = kind(str(record["type"]), claim["name"], str(record.get("content") or ""))
+    return found == "SPF" and claim["name"].startswith("_spf.")
 
 
 def explained(record: Mapping[str, Any], claim: Claim) -> tuple[str, str]:
@@ -248,6 +259,8 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim) -> str:
     match kind(str(record["type"]), name, content):
         case "SPF" if is_others_spf(record, claim):
             return _merge_fix(record, claim)
+        case "SPF" if _is_included(record, claim):
+            return "copy its include: terms to `spf.includes` of the domain and its others to `spf.mechanisms`"
         case "SPF":
             ways.append("copy its include: terms to `spf.includes` and others to `spf.mechanisms` before that")
         case _ if "DMARC" in claim["kinds"]:
@@ -269,9 +282,8 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
             f"{', '.join(refusing)} refuses whom a later term may let in: write `spf` by hand so that our record ends "
             "with these terms in their order; or delete it in the Cloudflare dashboard if nothing needs it"
         )
-    # JSON where YAML would read a macro's braces as its own
-    quoted = {name: [json.dumps(term) if "{" in term else term for term in wanted.get(name, ())] for name in _LISTS}
-    parts = [f"{name}: [{', '.join(terms)}]" for name, terms in quoted.items() if terms]
+    quoted = {name: ", ".join(map(_in_brackets, wanted.get(name, ()))) for name in _LISTS}
+    parts = [f"{name}: [{terms}]" for name, terms in quoted.items() if terms]
     end = f'all: "{wanted["all"]}"'
     line = f"spf: {{{', '.join([*parts, end, 'adopt: true'])}}}"
     lacks = f"ours lacks {', '.join(missing_spf(record, claim))}; " if claim["adopt"] else ""
@@ -279,6 +291,11 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
         f"{lacks}to merge it into ours, write `{line}` for {claim['name']}: the run then replaces it by one record "
         f"that allows both{left_out(record)}; or delete it in the Cloudflare dashboard if nothing needs it"
     )
+
+
+def _in_brackets(term: str) -> str:
+    """A term in a list of YAML, which would read a macro's braces and a qualifier as its own."""
+    return json.dumps(term) if "{" in term or spf.refuses(term) else term
 
 
 def left_out(record: Mapping[str, Any]) -> str:

@@ -321,6 +321,20 @@ def test_what_cannot_become_ours_is_never_taken(existing: dict[str, Any]) -> Non
     assert verdicts(judge(existing, take=["a1"])) == [("conflict", None)]
 
 
+def test_a_record_that_a_domain_may_include_is_copied_before_it_is_taken_and_never_deleted() -> None:
+    for content in ("include:_spf.example.com -all", "redirect=_spf.example.com"):
+        helper, apex = judge(
+            record("TXT", APEX, quoted(f"v=spf1 {content}"), id="1"),
+            record("TXT", f"_spf.{APEX}", '"v=spf1 ip4:203.0.113.7 -all"', id="2"),
+        )
+        assert helper.verdict == "conflict"
+        assert helper.fix == (
+            "copy its include: terms to `spf.includes` of the domain and its others to `spf.mechanisms`; then let the "
+            "next run change it to ours: `scripts/adopt.py --stack prod --take 2`"
+        )
+        assert apex.key == f"{APEX}/spf"
+
+
 ALL_LOST = (
     "ours is weaker: adkim=r, not s",
     "a@agari.example would get no reports any more: write them into `dmarc.rua`",

@@ -71,7 +71,9 @@ def test_a_record_of_our_kind_that_is_not_ours_is_named_with_the_ways_on(record:
     assert finding.subject == record["name"].lower().rstrip(".")
     assert str(record["type"]) in finding.found
     assert "a1b2" in finding.found
-    assert "delete it" in finding.fix
+    included = record["name"] == "_spf.example.com"
+    assert ("delete it" in finding.fix) == (not included)
+    assert ("; then take it over" in finding.fix) == included
     merged = record["name"] == "example.com" and "spf1" in record["content"].lower()
     assert ("take it over: `scripts/adopt.py --stack prod`" in finding.fix) == (record["type"] != "CNAME")
     assert ("adopt: true" in finding.fix) == merged
@@ -214,6 +216,11 @@ def test_the_line_that_merges_an_spf_record_does_so_when_it_is_pasted() -> None:
     assert found(OTHERS_SPF, domain(**line)) == []
     (claim,) = (one for one in claimed(domain(**line)) if one["name"] == "example.com")
     assert ownership.replaceable([{"comment": None, **OTHERS_SPF}], claim) == [{"comment": None, **OTHERS_SPF}]
+
+
+def test_the_line_quotes_a_qualifier() -> None:
+    (finding,) = found(OTHERS_SPF | {"content": "v=spf1 a ?mx ~all"})
+    assert yaml.safe_load(finding.fix.split("`")[1])["spf"]["mechanisms"] == ["a", "?mx"]
 
 
 def test_a_record_that_allows_more_than_ours_is_not_replaced_and_what_is_lacking_is_named() -> None:
