@@ -294,7 +294,7 @@ def _spent(identifiers: Collection[str], stack: str) -> Finding:
         subject=f"stack {stack}",
         expected=f"in {ADOPTED} only records of others that a run has yet to change",
         found=", ".join(identifiers),
-        why="an id lets a run pass the gate whoever the record belongs to by then",
+        why="an id lets a run pass the gate whatever others have written into its record by then",
         fix=f"`scripts/adopt.py --stack {stack} --yes` takes them out",
     )
 
