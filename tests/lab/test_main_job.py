@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FOREIGN = [
     {"type": "TXT", "name": DOMAIN, "content": '"site-verification=of-somebody-else"', "ttl": 300},
     {"type": "A", "name": f"www.{DOMAIN}", "content": "198.51.100.80", "ttl": 300},
+    {"type": "CNAME", "name": DOMAIN, "content": "website.receiver.test", "ttl": 300},  # as website services want it
     {"type": "MX", "name": f"lists.{DOMAIN}", "content": "mx.colleagues.test", "priority": 10, "ttl": 300},
 ]
 PASSWORD = "CANARY-password-of-alice"
