@@ -36,7 +36,7 @@ answered with its key, what is wrong, what is expected and what to do: all of th
 smallest stack is one host, one domain with a user and an alias, `mailroom:acme` and the secrets.
 
 A secret is stored encrypted by `pulumi config set --secret`, which asks for the value, and stands in the file as
-`{secure: ...}`. These keys are secret:
+`{secure: ...}`. These keys are secret; write the name of your stack for `prod`:
 """
 # Keys that say the contrary of another one in the same example.
 APART: Final[Mapping[Model, frozenset[str]]] = {
@@ -251,4 +251,4 @@ def _key_of(field: FieldInfo) -> str:
 
 def _set(path: str) -> str:
     quoted = f"'{path}'" if '"' in path else path
-    return f"pulumi config set --secret {'--path ' if '.' in path or '[' in path else ''}{quoted}"
+    return f"pulumi config set -s prod --secret {'--path ' if '.' in path or '[' in path else ''}{quoted}"

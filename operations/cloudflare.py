@@ -181,7 +181,8 @@ class Zone:
             expected="an API token (not the global key) that may Zone:DNS:Edit and Zone:Zone:Read here",
             found=found,
             why="without it no record can be read or written",
-            fix=f"make one under My Profile > API Tokens > Edit zone DNS, then: pulumi config set --secret {TOKEN_KEY}",
+            fix="make one under My Profile > API Tokens > Edit zone DNS, "
+            f"then: pulumi config set -s STACK --secret {TOKEN_KEY}",
         )
 
     def _other_zone(self, domain: str, name: str) -> Finding:

@@ -20,7 +20,7 @@ from standards import passwords
 from standards.finding import Invalid
 
 EPILOG = (
-    "The hash alone goes to stdout: `scripts/hash_password.py | pulumi config set --secret --path "
+    "The hash alone goes to stdout: `scripts/hash_password.py | pulumi config set -s prod --secret --path "
     "'mailroom:passwords[\"i@example.com\"]'` stores it. exit status: 0 done, 1 done with a warning, 2 not done"
 )
 

@@ -125,7 +125,7 @@ def test_a_wrong_zone_id_stops_the_run(stack: Stack, settings: dict[str, Any], w
 def test_a_token_that_the_api_refuses_stops_the_run_and_is_not_shown(stack: Stack, settings: dict[str, Any]) -> None:
     settings["cloudflare:apiToken"] = "CANARY-token-that-opens-nothing-000000001"
     text = stopped(stack)
-    says(text, "cloudflare:apiToken: the API refuses it for zone", "pulumi config set --secret cloudflare:apiToken")
+    says(text, "cloudflare:apiToken: the API refuses it for zone", "-s STACK --secret cloudflare:apiToken")
     assert settings["cloudflare:apiToken"] not in text
 
 

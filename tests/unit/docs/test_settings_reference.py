@@ -66,7 +66,7 @@ def test_each_key_of_the_file_has_a_section_with_an_example() -> None:
 
 
 def test_each_secret_is_stored_by_a_command_that_hides_it() -> None:
-    listed = re.findall(r"(?m)^- `pulumi config set --secret (?:--path )?'?([^'`]+)'?`$", TEXT)
+    listed = re.findall(r"(?m)^- `pulumi config set -s prod --secret (?:--path )?'?([^'`]+)'?`$", TEXT)
     for name in ("cloudflare:apiToken", "mailroom:acme.token", 'mailroom:passwords["i@example.com"]',
                  "mailroom:sshPrivateKey", "mailroom:contabo.apiPassword", "mailroom:hetzner.token"):  # fmt: skip
         assert name in listed
