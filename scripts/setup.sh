@@ -2,7 +2,7 @@
 # Installs what this checkout needs and the machine lacks: Debian packages, .venv, Go, chasquid, the Pulumi engine,
 # and the policies' environment; for `test` and `sbom` the tools that list what the program is made of. Each mode has the
 # name of its target in the Makefile; `program` is for a job elsewhere, which has Python 3.11 and an official Pulumi: it
-# installs what the program itself needs, on any system with dpkg.
+# installs what the program itself needs, on any Linux and for any user.
 # Safe to run again at any time; a complete checkout costs it less than a second.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,8 +36,8 @@ require_this_system() {
   [ "$id:$version" = debian:12 ] || refuse \
     "this machine runs '${PRETTY_NAME:-an unknown system}', expected Debian 12 (ID=debian, VERSION_ID=12)." \
     "The lab and its tests are made for Debian 12: use such a machine or virtual machine." \
-    "For real stacks only, any system with an official Pulumi >= 3.259.0 and Python 3.11 serves:" \
-    "python3.11 -m venv .venv && .venv/bin/pip install --require-hashes -r requirements.txt"
+    "For real stacks any Linux serves that has an official Pulumi >= 3.259.0 and Python 3.11 with venv:" \
+    "run scripts/setup.sh program there."
 }
 
 install_packages() {
@@ -86,8 +86,8 @@ if [[ ${1:-setup} =~ ^(sbom|test)$ ]]; then
   make_venv "$cache/sbom-$sbom_version" requirements-sbom.txt
 fi
 run_build='import sys; from components.chasquid.build import main; sys.exit(main())'
-arches=$(dpkg --print-architecture)
-[[ ! ${1:-setup} =~ ^(setup|program)$ ]] || arches='amd64 arm64' # a real host may have either
+arches='amd64 arm64' # a real host may have either
+[[ ${1:-setup} =~ ^(setup|program)$ ]] || arches=$(dpkg --print-architecture)
 for arch in $arches; do .venv/bin/python -c "$run_build" --arch "$arch" --go "$go" >/dev/null; done
 if [ "${1:-}" = program ]; then
   exit

@@ -98,7 +98,7 @@ def _require_built(release: build.Release) -> None:
         expected=f"its build, {release.name}, in this machine's cache",
         found="it is not there",
         why="hosts get exactly the pinned programs, built here: they need no compiler",
-        fix="make setup; elsewhere than on Debian 12: python -m components.chasquid.build --help",
+        fix="make setup; elsewhere than on Debian 12: scripts/setup.sh program",
     )
     raise Problems("there is no chasquid to install; nothing was changed", [finding])
 
