@@ -35,7 +35,7 @@ answered with its key, what is wrong, what is expected and what to do: all of th
 `scripts/new_stack.py` writes a complete file; [Pulumi.prod.yaml](../Pulumi.prod.yaml) is an example with remarks. The
 smallest stack is one host, one domain with a user and an alias, `mailroom:acme` and the secrets.
 
-A secret is stored encrypted by `pulumi config set --secret`, which asks for the value, and stands in the file as
+A secret is stored encrypted by `pulumi config set` with `--secret`, which asks for the value, and stands in the file as
 `{secure: ...}`. These keys are secret; write the name of your stack for `prod`:
 """
 # Keys that say the contrary of another one in the same example.

@@ -16,13 +16,12 @@ import pytest
 from operations import recovery, stacks
 from tests.lab.live_run import LiveRun, forget
 from tests.lab.program import HOST, Stack
+from tests.unit.docs.commands import to_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lab.client import Lab
-
-OPERATIONS = stacks.CHECKOUT / "docs" / "operations.md"
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +116,8 @@ def test_a_destroy_without_its_host_fails_after_one_dial(stack: Stack) -> None:
 
 def documented_way_out(stack: Stack) -> str:
     """The commands of the page, for this stack and its host."""
-    section = OPERATIONS.read_text(encoding="utf-8").split("### When a host is gone", 1)[1]
-    commands = section.split("```sh\n", 1)[1].split("```", 1)[0].replace("smtp.example.com", HOST)
-    return commands.replace("-s prod", f"-s {stack.name}")
+    (lines,) = to_type("docs/operations.md", __file__)
+    return "\n".join(lines).replace("smtp.example.com", HOST).replace("-s prod", f"-s {stack.name}")
 
 
 def test_the_documented_way_out_removes_the_rest(stack: Stack) -> None:

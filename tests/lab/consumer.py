@@ -37,19 +37,14 @@ class Consumer:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder)
 
-    def documented(self) -> list[list[str]]:
-        """The commands of docs/outputs.md, block by block, with the lab's names and what a lab needs besides."""
-        text = (CHECKOUT / "docs" / "outputs.md").read_text(encoding="utf-8")
-        blocks = [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
-        return [[self._here(command) for command in block] for block in blocks]
-
-    def _here(self, command: str) -> str:
+    def here(self, command: str) -> str:
+        """A command of docs/outputs.md with the lab's names, and what a lab needs besides."""
         names = {r"\bprod\b": self.stack.name, r"i@example\.com": f"alice@{DOMAIN}",
                  r"someone@gmail\.com": str(self.stack.lab.status["receiver"]),
                  r"(?<= )examples/consumer": str(self.folder)}  # fmt: skip
         for pattern, text in names.items():
             command = re.sub(pattern, text, command)
-        if command == "pulumi up":
+        if command in {"pulumi up", "pulumi destroy"}:
             command += " --yes --skip-preview"
         if command.startswith("pulumi config set smokeTo"):
             command += f"; pulumi config set connectTo {self.stack.vps.ipv4}"

@@ -23,6 +23,7 @@ from lab.folders import CHECKOUT
 from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN
 from operations import new_stack, stacks
 from tests.lab.program import DOMAIN, HOST, INSTALLED
+from tests.unit.docs.commands import to_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,11 +43,6 @@ class Reader:
     vps: Vps
     home: Path
     said: list[tuple[str, str]] = field(default_factory=list)
-
-    def commands(self) -> Iterator[str]:
-        text = (CHECKOUT / "docs" / "guide.md").read_text(encoding="utf-8")
-        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-            yield from block.strip().splitlines()
 
     def here(self, command: str) -> str:
         """The command with the lab's names for those of the documentation."""
@@ -144,7 +140,8 @@ AFTER: dict[str, Callable[[Reader], None]] = {"scripts/new_stack.py": like_every
 
 
 def test_every_command_of_the_guide_works_as_it_is_written(reader: Reader) -> None:
-    for command in reader.commands():
+    commands = [line for block in to_type("docs/guide.md", __file__) for line in block]
+    for command in commands:
         for start, action in BEFORE.items():
             if command.startswith(start):
                 action(reader)
@@ -152,8 +149,8 @@ def test_every_command_of_the_guide_works_as_it_is_written(reader: Reader) -> No
         for start, action in AFTER.items():
             if command.startswith(start):
                 action(reader)
-    said = dict(reader.said)
-    told = "\n".join(said.values())
+    assert [command for command, _ in reader.said] == commands
+    told = "\n".join(said for _, said in reader.said)
     assert reader.vps.host_key.split()[1] in new_stack.path_of(STACK).read_text()
     shown = reader.vps.ssh("ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").stdout.split()[1]
     assert shown in next(text for command, text in reader.said if "--pin" in command)

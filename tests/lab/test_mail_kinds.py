@@ -17,6 +17,7 @@ from operations import explain, stacks, status
 from tests.lab.consumer import Consumer
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack, deliver
+from tests.unit.docs.commands import to_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,8 @@ def test_the_mail_server_does_not_take_mail_for_a_domain_without_mail(stack: Sta
 def test_another_stack_sends_mail_by_the_outputs_as_documented(stack: Stack) -> None:
     password = stack.settings["mailroom:passwords"][f"alice@{DOMAIN}"]
     with Consumer(stack) as consumer:
-        asked, as_stack, as_file = consumer.documented()
+        blocks = to_type("docs/outputs.md", __file__)
+        asked, as_stack, as_file, anew = ([consumer.here(line) for line in block] for block in blocks)
         assert HOST in consumer.run(asked[0], passphrase=None), "no passphrase is needed"
         assert '"passwords": "[secret]"' in consumer.run(asked[1], passphrase=None)
 
@@ -160,13 +162,18 @@ def test_another_stack_sends_mail_by_the_outputs_as_documented(stack: Stack) -> 
         assert env.read_text() == written
         assert password not in consumer.said
 
+        env.unlink()
+        for command in anew:
+            consumer.run(command)
+        assert env.read_text() == written
+
         outputs = consumer.folder / "outputs.json"
         outputs.write_text(outputs.read_text().replace('"outputsVersion": 1', '"outputsVersion": 2'))
         refused = consumer.run("pulumi preview", fails=True)
         assert "outputs.json: its outputs have version 2" in refused
         assert "this program knows version 1" in refused
 
-        consumer.run("pulumi destroy --yes --skip-preview")
+        consumer.run(consumer.here("pulumi destroy"))
         assert not env.exists()
         clear = [path for path in stack.state_files() if password in path.read_bytes().decode(errors="replace")]
         assert clear == []

@@ -18,6 +18,7 @@ import pytest
 
 from tests.lab.program import DOMAIN, HOST, ProcessWatch, Stack
 from tests.lab.typist import Typist
+from tests.unit.docs.commands import to_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,13 +233,11 @@ def test_every_command_of_the_operations_page_works_as_it_is_written(
     stack: Stack, canaries: list[str], tmp_path: Path, story: dict[str, Any]
 ) -> None:
     typist = Typist(stack, tmp_path)
-    typist.type_page("operations.md", "tests/lab/test_main_job.py")
-    kinds = {command.split()[0] for command in typist.said}
-    assert kinds >= {
-        "pulumi",
-        *(f"scripts/{name}.py" for name in ("backup", "recover", "restore", "status", "suspend")),
-    }
-    told = "\n".join(typist.said.values())
+    lines = [line for block in to_type("docs/operations.md", __file__) for line in block]
+    for line in lines:
+        typist.type(line)
+    assert [line for line, _ in typist.said] == lines
+    told = "\n".join(said for _, said in typist.said)
     assert [canary for canary in canaries if canary in told] == []
     assert stack.zone() == story["zone before"], "the last commands take everything away"
     assert not stack.file.exists()

@@ -22,6 +22,8 @@ from operations import stacks
 from operations.backup import age, archive, signature
 from tests.lab.live_run import forget
 from tests.lab.program import DOMAIN, HOST, INSTALLED, Stack
+from tests.lab.typist import Typist
+from tests.unit.docs.commands import to_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,3 +281,30 @@ def test_an_empty_operators_machine_gets_the_stack_back(stack: Stack, lost: Lost
     assert told.stat().st_mode & 0o777 == 0o600
     again = script("restore", *arguments, "--only", "stack", folder=clone, **url)
     assert (again.returncode, again.stdout) == (0, "everything was there\n"), again.stderr
+
+
+# --- a new machine for a host that still works -------------------------------------------------------------------
+
+
+def test_a_host_moves_as_the_operations_page_says_and_the_old_machine_goes_on(
+    stack: Stack, lost: Lost, agent: None, tmp_path: Path
+) -> None:
+    old, new = stack.vps, stack.lab.fresh_vps(octet=49, installed=INSTALLED)
+    for address in (new.ipv4, str(new.ipv6)):
+        stack.lab.set_ptr(address, HOST)
+    shutil.copy(lost.identity, tmp_path / "backup.key")
+    typist = Typist(stack, tmp_path, other=new)
+    before, after = to_type("docs/operations.md", __file__)
+    for line in before:
+        typist.type(line)
+    stack.settings["mailroom:hosts"][0] |= {"ipv4": new.ipv4, "ipv6": new.ipv6}
+    stack.write()
+    for line in after:
+        typist.type(line)
+    assert [line for line, _ in typist.said] == [*before, *after]
+    stack.vps = new
+    zone = stack.zone()
+    assert ("A", HOST, new.ipv4) in zone
+    assert not [record for record in zone if old.ipv4 in record[2]]
+    assert old.ssh("systemctl is-active chasquid").stdout.strip() == "active"
+    stack.lab.remove_vps(old)

@@ -1,4 +1,4 @@
-"""Types the commands of a page of docs/ on a stack of a test, as they are written, with the lab's names in them."""
+"""Types the commands of a page on a stack of a test, as they are written, with the lab's names in them."""
 
 from __future__ import annotations
 
@@ -14,45 +14,37 @@ from lab.folders import CHECKOUT
 from lab.internet.names import ACME_TOKEN, CLOUDFLARE_TOKEN
 from operations import stacks
 from tests.lab.program import DOMAIN
-from tests.unit.docs.commands import blocks
 
 if TYPE_CHECKING:
+    from lab.client import Vps
     from tests.lab.program import Stack
 
-UP = "pulumi up -s prod"
 USER = f"alice@{DOMAIN}"
 MAY_WARN = ("scripts/preflight.py", "scripts/status.py", "scripts/restore.py")  # 1 is success with warnings
 
 
 @dataclass
 class Typist:
-    """Somebody with a folder of their own, in which two new tokens and a place for backups are."""
+    """Somebody with a folder of their own, in which two new tokens and a place for backups are.
+
+    `said` has each line as it was written, with what came of it; `other` is the machine that a host moves to.
+    """
 
     stack: Stack
     home: Path
-    said: dict[str, str] = field(default_factory=dict)
+    other: Vps | None = None
+    said: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         (self.home / "place").mkdir()
         (self.home / "api.token").write_text(CLOUDFLARE_TOKEN)
         (self.home / "acme.token").write_text(ACME_TOKEN)
 
-    def type_page(self, page: str, test: str) -> None:
-        """Every command of the blocks of docs/`page` that name `test`, in their order; each has to succeed.
-
-        A run that would find nothing to do takes its seconds and is left out.
-        """
-        text = (CHECKOUT / "docs" / page).read_text(encoding="utf-8")
-        changed = False
-        for command in (line for block in blocks(text) if test in block.tests for line in block.lines):
-            if changed or command != UP:
-                self.type(command)
-            changed = command.startswith("pulumi config") or (changed and command != UP)
-
     def here(self, command: str) -> str:
         vps, receiver = self.stack.vps, str(self.stack.lab.status["receiver"])
         names = {
             r"i@example\.com": USER, r"example\.com": DOMAIN, r"192\.0\.2\.10": vps.ipv4,
+            r"192\.0\.2\.20": (self.other or vps).ipv4,
             r"someone@gmail\.com": receiver,
             r"\bprod\b": self.stack.name, "age1yours": self.recipient(), r"/mnt/backup": str(self.home / "place"),
             **{rf"(?<![\w.:-]){name}": str(self.home / name.replace("\\", "")) for name in
@@ -81,4 +73,4 @@ class Typist:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=300,
         )  # fmt: skip
         assert done.returncode <= command.startswith(MAY_WARN), f"{command}\n{done.stdout}"
-        self.said[command] = done.stdout
+        self.said.append((command, done.stdout))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +14,7 @@ from components.settings import Settings
 from docs.__main__ import made
 from docs.settings_reference import anchor
 from lab.base import SUITES
-from tests.unit.docs.commands import CHECKOUT, blocks, commands, parse, plain
+from tests.unit.docs.commands import BLOCKS, CHECKOUT, blocks, check, commands, spans
 from tests.unit.docs.test_guide import stack_with
 
 if TYPE_CHECKING:
@@ -23,48 +23,51 @@ if TYPE_CHECKING:
 DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "policy/README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(CHECKOUT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 LINES = sorted({(name, line) for name, text in TEXTS.items() for block in blocks(text) for line in block.lines})
-BLOCKS = re.compile(r"```.*?```", re.DOTALL)
-INLINE = sorted({
-    (name, " ".join(code.split()))
-    for name, text in TEXTS.items()
-    for code in re.findall(r"`((?:scripts/\w+\.py|make|pulumi) [^`]+)`", BLOCKS.sub("", text))
-})  # fmt: skip
+INLINE = sorted({(name, code) for name, text in TEXTS.items() for code in spans(text)})
 LINKS = sorted({(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)})
+KEYS = sorted({(name, key, inner) for name, text in TEXTS.items()
+               for key, inner in re.findall(r"\b((?:mailroom|cloudflare):[A-Za-z]\w*)(?:\.(\w+))?", text)})  # fmt: skip
+LISTED = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=CHECKOUT,
+                        capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
+FILES = {path.rpartition("/")[2] for path in LISTED}
+# What looks like a file and is none of this checkout.
+NO_FILES = {"ORGANIZATION/mailroom/prod", "organization/", "Europe/Berlin", "Pulumi.staging.yaml", "policy.json"}
+PATHS = sorted({
+    (name, path)
+    for name, text in TEXTS.items()
+    for path in re.findall(r"`([\w.][\w.*-]*(?:/[\w.*/-]*|\.(?:go|json|md|py|sh|svg|toml|txt|ya?ml)))(?:::\w+)?`", text)
+    if path not in NO_FILES
+})  # fmt: skip
 SNIPPETS = [(name, snippet) for name in ("README.md", "docs/operations.md", "docs/faq.md", "docs/architecture.md")
             for snippet in re.findall(r"```yaml\n(.*?)```", TEXTS[name], re.DOTALL)]  # fmt: skip
-TARGETS = set(re.findall(r"(?m)^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8")))
 BOOTED = {"bookworm": "Debian 12", "trixie": "Debian 13"}
-PULUMI = {"cancel", "config", "destroy", "import", "login", "preview", "refresh", "stack", "state", "up"}
 
 
-@pytest.mark.parametrize(("name", "line"), LINES)
-def test_each_command_of_a_block_is_one_that_there_is(name: str, line: str) -> None:
-    for words in map(plain, commands(line)):
-        program = words[0] if words else ""
-        if program.startswith("scripts/"):
-            assert (CHECKOUT / program).stat().st_mode & 0o111, f"{name}: {program} cannot be run"
-            parse(program, words[1:])
-        elif program == "make":
-            assert set(words[1:]) <= TARGETS, name
-        elif program == "pulumi":
-            assert words[1] in PULUMI, name
-        elif program.endswith("python") and words[1] == "-m":
-            assert importlib.util.find_spec(words[2]), name
+@pytest.mark.parametrize(("name", "line"), LINES + INLINE)
+def test_each_command_is_one_that_there_is_with_options_that_it_has(name: str, line: str) -> None:
+    for words in commands(line):
+        check(words)
 
 
-def test_an_option_that_a_script_does_not_have_would_be_found() -> None:
-    with pytest.raises(SystemExit):
-        parse("scripts/status.py", ["--stack", "prod", "--folow"])
-    assert "--folow" not in parse("scripts/status.py", None)
-
-
-@pytest.mark.parametrize(("name", "code"), INLINE)
-def test_each_command_in_a_sentence_has_the_options_it_names(name: str, code: str) -> None:
-    program, *rest = code.partition(" | ")[0].split()
-    if program in {"make", "pulumi"}:
-        assert rest[0] in (TARGETS if program == "make" else PULUMI), name
-        return
-    assert {word for word in rest if word.startswith("--")} <= parse(program, None), name
+@pytest.mark.parametrize(
+    "line",
+    [
+        "scripts/status.py --stack prod --folow",
+        "scripts/gone.py --stack prod",
+        "make dawn",
+        "pulumi upp -s prod",
+        "pulumi stack outputs -s prod",
+        "pulumi up -s prod --refrsh",
+        "pulumi stack rm prod -z",
+        'echo "$(pulumi stack --show-urn)"',
+        "scripts/suspend.py --stack prod",
+        ".venv/bin/python -m components.chasquid.build --arc amd64 --go go",
+        ".venv/bin/python -m bench.nothing",
+    ],
+)
+def test_a_command_or_option_that_there_is_not_would_be_found(line: str) -> None:
+    with pytest.raises((SystemExit, AssertionError, FileNotFoundError)):
+        [check(words) for words in commands(line)]
 
 
 @pytest.mark.parametrize(("name", "link"), LINKS)
@@ -106,18 +109,13 @@ def test_the_readme_names_the_systems_that_no_test_boots() -> None:
     assert all(f'suite="{suite}"' in ordered for suite in SUITES[1:]), "the first is the default"
 
 
-def test_each_block_of_operations_names_tests_that_there_are() -> None:
-    found = blocks(TEXTS["docs/operations.md"])
-    assert len(found) > 8
-    for block in found:
-        assert block.tests, block.lines
-        assert [test for test in block.tests if not (CHECKOUT / test).is_file()] == []
+@pytest.mark.parametrize(("name", "key", "inner"), KEYS)
+def test_each_setting_that_is_named_is_one_that_there_is(name: str, key: str, inner: str) -> None:
+    section = re.search(rf"(?ms)^## {key}$(.*?)(?=^## |\Z)", TEXTS["docs/settings.md"])
+    assert section, name
+    assert not inner or f"| `{inner}` |" in section[1], name
 
 
-def test_what_the_readme_says_to_type_is_typed_by_the_tests_of_guide_and_operations() -> None:
-    def kinds(*names: str) -> set[str]:
-        lines = (line for name in names for block in blocks(TEXTS[name]) for line in block.lines)
-        words = (plain(list(each)) for line in lines for each in commands(line))
-        return {" ".join(each[:2]) if each[0] in {"pulumi", "make"} else each[0] for each in words if each}
-
-    assert kinds("README.md") - kinds("docs/guide.md", "docs/operations.md") == {"make up", "make test"}
+@pytest.mark.parametrize(("name", "path"), PATHS)
+def test_each_file_that_is_named_is_one_that_there_is(name: str, path: str) -> None:
+    assert any(CHECKOUT.glob(path)) if "/" in path else path in FILES, name

@@ -1,4 +1,4 @@
-"""What the pages tell people to type at the engine itself, and no other test types: the engine does it."""
+"""What the pages tell people to type at the engine itself, and no lab types: the engine does it, as it is written."""
 
 from __future__ import annotations
 
@@ -7,69 +7,114 @@ import os
 import re
 import shlex
 import subprocess
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lab.engine import build
+from tests.unit.docs.commands import CHECKOUT
+from tests.unit.docs.test_documents import INLINE, LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    Engine = Callable[..., subprocess.CompletedProcess[str]]
+    Type = Callable[..., subprocess.CompletedProcess[str]]
 
-ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOCK = {"pid": 1, "username": "somebody", "hostname": "elsewhere", "timestamp": "2026-01-01T00:00:00Z"}
+OLD, NEW = "not a secret", "not a secret either"
 
 
-def told(start: str) -> list[str]:
-    """Every command of the pages that begins so, however it stands there."""
-    found = {
-        match.group(1)
-        for page in PAGES
-        for match in re.finditer(rf"(?:^|`)({start}[^`\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    }
+def everywhere(start: str) -> list[str]:
+    """Every command of the pages that begins so, in a block or in a sentence."""
+    found = sorted({line for _, line in LINES + INLINE if line.startswith(start)})
     assert found, start
-    return sorted(found)
+    return found
+
+
+SET, GET, REMOVE = (everywhere(f"pulumi config {verb} -s prod ") for verb in ("set", "get", "rm"))
+CANCEL, EXPLAIN = everywhere("pulumi cancel "), everywhere("pulumi preview -s prod --json | ")
+PASSPHRASE = everywhere("pulumi stack change-secrets-provider ")
+TYPED = [*SET, *GET, *REMOVE, *CANCEL, *EXPLAIN, *PASSPHRASE]
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    """The engine in a project with a stack called prod on a backend of its own."""
-    found = build.find(ROOT)
-    (tmp_path / "Pulumi.yaml").write_text("{name: mailroom, runtime: python}")
+def at_the_engine(tmp_path: Path) -> Type:
+    """A shell in a project with a stack called prod on a backend of its own."""
+    found = build.find(CHECKOUT)
+    runtime = {"name": "python", "options": {"virtualenv": sys.prefix}}
+    (tmp_path / "Pulumi.yaml").write_text(json.dumps({"name": "mailroom", "runtime": runtime}))
+    (tmp_path / "__main__.py").write_text("")
+    (tmp_path / "scripts").symlink_to(CHECKOUT / "scripts")
     (tmp_path / "state").mkdir()
-    own = {"PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}", "PULUMI_CONFIG_PASSPHRASE": "not a secret"}
+    own = {"PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}", "PULUMI_SKIP_CONFIRMATIONS": "true"}
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(command: str, *, answer: str = "", passphrase: str = OLD) -> subprocess.CompletedProcess[str]:
+        shell = f'pulumi() {{ {shlex.quote(str(found.pulumi))} "$@"; }}; {command}'
         return subprocess.run(
-            [found.pulumi, *arguments, "--non-interactive"], check=False, cwd=tmp_path,
-            env={**os.environ, **found.environment(), **own}, capture_output=True, text=True, timeout=60,
+            ["bash", "-o", "pipefail", "-c", shell], check=False, cwd=tmp_path, input=answer,
+            env={**os.environ, **found.environment(), **own, "PULUMI_CONFIG_PASSPHRASE": passphrase},
+            capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
-    assert run("stack", "init", "prod").returncode == 0
+    assert run("pulumi stack init prod").returncode == 0
     return run
 
 
-@pytest.mark.parametrize("command", told("pulumi config rm "))
-def test_a_setting_is_removed_as_written(engine: Engine, command: str) -> None:
-    arguments = shlex.split(command)[1:]
-    key = arguments[-1]
-    path = ["--path"] if "--path" in arguments else []
-    assert engine("config", "set", "--secret", *path, key, "x").returncode == 0
-    done = engine(*arguments)
+def key_of(command: str) -> str:
+    """The key of a setting, with `--path` where it needs one, as the command has it."""
+    (found,) = re.findall(r"(?:--path )?'?(?:mailroom|cloudflare):[^ ]+", command)
+    return str(found)
+
+
+@pytest.mark.parametrize("command", SET)
+def test_a_secret_is_stored_as_written_and_read_back(at_the_engine: Type, command: str, tmp_path: Path) -> None:
+    for name in re.findall(r"< (\S+)", command):
+        (tmp_path / name).write_text("a secret")
+    done = at_the_engine(command, answer="a secret")
     assert done.returncode == 0, done.stderr
-    assert engine("config", "get", *path, key).returncode != 0
+    assert "a secret" not in (tmp_path / "Pulumi.prod.yaml").read_text()
+    assert at_the_engine(f"pulumi config get -s prod {key_of(command)}").stdout.strip() == "a secret"
 
 
-@pytest.mark.parametrize("command", told("pulumi cancel "))
-def test_a_dead_runs_lock_is_removed_as_written(engine: Engine, command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", GET)
+def test_a_password_is_shown_as_written(at_the_engine: Type, command: str) -> None:
+    assert at_the_engine(f"pulumi config set -s prod --secret {key_of(command)}", answer="a secret").returncode == 0
+    assert at_the_engine(command).stdout.strip() == "a secret"
+
+
+@pytest.mark.parametrize("command", REMOVE)
+def test_a_setting_is_removed_as_written(at_the_engine: Type, command: str) -> None:
+    assert at_the_engine(f"pulumi config set -s prod --secret {key_of(command)}", answer="x").returncode == 0
+    done = at_the_engine(command)
+    assert done.returncode == 0, done.stderr
+    assert at_the_engine(f"pulumi config get -s prod {key_of(command)}").returncode != 0
+
+
+@pytest.mark.parametrize("command", CANCEL)
+def test_a_dead_runs_lock_is_removed_as_written(at_the_engine: Type, command: str, tmp_path: Path) -> None:
     lock = tmp_path / "state/.pulumi/locks/organization/mailroom/prod/dead.json"
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.write_text(json.dumps(LOCK))
-    assert "locked" in engine("refresh", "--yes", "--stack", "prod").stderr
-    done = engine(*shlex.split(command)[1:], "--yes")
+    assert "locked" in at_the_engine("pulumi refresh --stack prod").stderr
+    done = at_the_engine(command)
     assert done.returncode == 0, done.stderr
     assert not lock.exists()
+
+
+@pytest.mark.parametrize("command", PASSPHRASE)
+def test_a_new_passphrase_locks_the_old_one_out_as_written(at_the_engine: Type, command: str) -> None:
+    assert at_the_engine("pulumi config set -s prod --secret cloudflare:apiToken", answer="a secret").returncode == 0
+    done = at_the_engine(command, answer=NEW)
+    assert done.returncode == 0, done.stderr
+    get = "pulumi config get -s prod cloudflare:apiToken"
+    assert at_the_engine(get, passphrase=NEW).stdout.strip() == "a secret"
+    assert "incorrect passphrase" in at_the_engine(get).stderr
+
+
+@pytest.mark.parametrize("command", EXPLAIN)
+def test_a_preview_is_explained_as_written(at_the_engine: Type, command: str) -> None:
+    done = at_the_engine(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("## Preview of `prod`")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,12 @@ import pytest
 
 from lab.engine import build
 from mailroom_policy.rules import RULES
+from tests.unit.docs.commands import to_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Preview = Callable[..., subprocess.CompletedProcess[str]]
+    Judge = Callable[..., subprocess.CompletedProcess[str]]
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("program.py")
@@ -29,18 +31,25 @@ MORE_WAYS = ["mx-reachable/missing", "pinned-hosts/no-key"]
 LEVELS = {rule.name: "mandatory" if rule.mandatory else "advisory" for rule in RULES}
 
 
+# The lines of the pack's page: two commands, and one that switches a rule off.
+(PREVIEW, UP), (CONFIGURED,) = to_type("policy/README.md", __file__)
+
+
 @pytest.fixture(scope="module")
-def preview(tmp_path_factory: pytest.TempPathFactory) -> Preview:
-    """A preview of the program, that breaks the rules it is given, under the pack."""
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    """A line of the page, typed where the program breaks the rules it is given."""
     engine, place = build.find(ROOT), tmp_path_factory.mktemp("judged")
     (place / "Pulumi.yaml").write_text(json.dumps(PROJECT))
     (place / "__main__.py").write_text(PROGRAM.read_text())
+    (place / "policy").symlink_to(ROOT / "policy")
+    (place / "policy.json").write_text('{"short-ttl": "disabled"}')
     (place / "state").mkdir()
     environment = {
         **os.environ,
         **engine.environment(),
         "PULUMI_BACKEND_URL": f"file://{place / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE": "not a secret",
+        "PULUMI_SKIP_CONFIRMATIONS": "true",
         "CLOUDFLARE_API_TOKEN": "lab-cloudflare-api-token-not-a-secret-000001",
     }
 
@@ -50,9 +59,9 @@ def preview(tmp_path_factory: pytest.TempPathFactory) -> Preview:
             env={**environment, "BREAK": " ".join(broken)}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
-    assert run("stack", "init", "judged").returncode == 0
+    assert run("stack", "init", "prod").returncode == 0
     assert run("config", "set", "--secret", "canary", stdin=CANARY).returncode == 0
-    return lambda *broken: run("preview", "--policy-pack", str(ROOT / "policy"), broken=broken)
+    return lambda *broken, line=PREVIEW: run(*shlex.split(line)[1:], broken=broken)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -63,22 +72,31 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {name: level for level, name in re.findall(r"- \[(\w+)\] +([\w-]+) +\(", shown)}
 
 
-def test_a_program_that_keeps_every_rule_passes(preview: Preview) -> None:
-    done = preview()
+def test_a_program_that_keeps_every_rule_passes(judge: Judge) -> None:
+    done = judge()
     assert done.returncode == 0, done.stdout + done.stderr
     assert told(done) == {}
 
 
 @pytest.mark.parametrize("broken", [*LEVELS, *MORE_WAYS])
-def test_the_same_program_with_one_rule_broken_is_told_so_and_stopped_where_it_must(
-    preview: Preview, broken: str
-) -> None:
-    done, rule = preview(broken), broken.partition("/")[0]
+def test_the_same_program_with_one_rule_broken_is_told_so_and_stopped_where_it_must(judge: Judge, broken: str) -> None:
+    done, rule = judge(broken), broken.partition("/")[0]
     assert told(done) == {rule: LEVELS[rule]}
     assert (done.returncode != 0) == (LEVELS[rule] == "mandatory")
 
 
-def test_all_that_is_broken_is_told_at_once(preview: Preview) -> None:
-    done = preview(*LEVELS)
+def test_all_that_is_broken_is_told_at_once(judge: Judge) -> None:
+    done = judge(*LEVELS)
     assert done.returncode != 0
     assert told(done) == LEVELS
+
+
+def test_an_up_is_stopped_by_its_preview_before_it_creates_anything(judge: Judge) -> None:
+    done = judge("one-spf", line=UP)
+    assert done.returncode != 0
+    assert told(done) == {"one-spf": "mandatory"}
+    assert " created" not in done.stdout
+
+
+def test_a_rule_that_is_switched_off_is_not_told(judge: Judge) -> None:
+    assert told(judge("short-ttl", "one-spf", line=CONFIGURED)) == {"one-spf": "mandatory"}
