@@ -178,10 +178,10 @@ class Zone:
             severity="error",
             id=finding_id,
             subject=TOKEN_KEY,
-            expected="an API token (not the global key) that may Zone:DNS:Edit and Zone:Zone:Read here",
+            expected="an API token (not the global key) with Zone DNS Edit and Zone Zone Read here",
             found=found,
             why="without it no record can be read or written",
-            fix="make one under My Profile > API Tokens > Edit zone DNS, "
+            fix="make one under My Profile > API Tokens, from the template Edit zone DNS, "
             f"then: pulumi config set -s STACK --secret {TOKEN_KEY}",
         )
 

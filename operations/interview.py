@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +43,7 @@ def _another_token(text: str, told: Mapping[str, str]) -> None:
         raise Invalid(
             "it is the first token again", id="acme-token-shared", expected="a token of its own",
             why="it lies on the host: who breaks in there could else change every record",
-            fix="make a second one under My Profile > API Tokens at Cloudflare: Zone:DNS:Edit for this zone alone",
+            fix=f"make a second one at Cloudflare, {new_stack.RIGHTS}, for this zone alone",
         )  # fmt: skip
 
 
@@ -150,9 +151,9 @@ def told(answers: Answers, draft: Draft) -> str:
         f"pulumi up -s {stack}",
         f"scripts/send_test.py --stack {stack} --to {answers.forward_to}",
     ]
-    exports = [f"export PULUMI_BACKEND_URL={answers.backend}"] if answers.backend else []
+    exports = [f"export PULUMI_BACKEND_URL={shlex.quote(answers.backend)}"] if answers.backend else []
     if stacks.passphrase_file(stack).exists():
-        exports.append(f"export PULUMI_CONFIG_PASSPHRASE_FILE={stacks.passphrase_file(stack)}")
+        exports.append(f"export PULUMI_CONFIG_PASSPHRASE_FILE={shlex.quote(str(stacks.passphrase_file(stack)))}")
     return "\n".join(
         [
             f"Pulumi.{stack}.yaml is written; its secrets are encrypted.",

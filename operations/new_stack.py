@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 EXAMPLE_KEY: Final = names.EXAMPLE_HOST_KEY
 EXISTS: Final = "new-stack.exists"
-MAKE_ONE: Final = "make one under My Profile > API Tokens > Edit zone DNS at Cloudflare, and give that one"
+RIGHTS: Final = "My Profile > API Tokens, from the template Edit zone DNS (Zone DNS Edit and Zone Zone Read)"
+MAKE_ONE: Final = f"make one at Cloudflare, {RIGHTS}, and give that one"
 _STACK: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 
@@ -129,7 +130,7 @@ def look(answers: Answers) -> tuple[str, Existing]:
             expected="a zone that holds it, readable with this API token",
             found="the token sees no zone of that name or above it",
             why="its DNS records are written there",
-            fix="add the domain to Cloudflare, or give the token Zone:Read and DNS:Edit for its zone",
+            fix="add the domain to Cloudflare, or give the token Zone DNS Edit and Zone Zone Read for its zone",
         )
         raise Problems(f"there is no zone for {answers.domain}; nothing was written", [finding])
     there = Zone(answers.api_token, zone[0], answers.base_url)

@@ -157,6 +157,12 @@ def test_a_stack_without_a_host_key_yet_says_what_pins_it() -> None:
     assert "scripts/preflight.py 192.0.2.10 --stack prod --wait --pin" in interview.told(unpinned, made)
 
 
+def test_a_backend_with_options_is_exported_as_a_shell_takes_it() -> None:
+    kept = replace(ANSWERS, backend="s3://my-bucket?region=eu-central-1&endpoint=s3.example.com")
+    shown = interview.told(kept, draft(kept, ZONE, Existing()))
+    assert "export PULUMI_BACKEND_URL='s3://my-bucket?region=eu-central-1&endpoint=s3.example.com'\n" in shown
+
+
 # Whose file it is
 
 
