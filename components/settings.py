@@ -251,10 +251,10 @@ class HostSettings(_Settings):
 
     name: Fqdn = Field(description="the host's full name", examples=["smtp.example.com"])
     ipv4: Annotated[str, AfterValidator(names.ipv4)] | None = Field(
-        default=None, description="an IPv4 address", examples=["192.0.2.10"]
+        default=None, description="an IPv4 address; a host has this, `ipv6` or both", examples=["192.0.2.10"]
     )
     ipv6: Annotated[str, AfterValidator(names.ipv6)] | None = Field(
-        default=None, description="an IPv6 address", examples=["2001:db8::10"]
+        default=None, description="an IPv6 address; a host has this, `ipv4` or both", examples=["2001:db8::10"]
     )
     host_key: Annotated[str, AfterValidator(names.host_key)] = Field(
         description="the host's ed25519 key line, /etc/ssh/ssh_host_ed25519_key.pub there",
@@ -378,7 +378,7 @@ class LimitSettings(_Settings):
     )
     warm_up: int = Field(
         default=100,
-        description="recipients on the first day of a new address, doubled daily up to `day`; 0 for no warm-up",
+        description="recipients on the first day of a user, doubled daily up to `day`; 0 for no warm-up",
         examples=[100],
         ge=0,
     )
@@ -653,7 +653,7 @@ class Options(_Settings):
     )
     warm_up: int = Field(
         default=500,
-        description="recipients on the first day of a new sending address, doubled daily for two weeks; 0 for off",
+        description="recipients of a host on the first day of a new IP address, doubled daily for two weeks; 0 for off",
         examples=[500],
         ge=0,
     )

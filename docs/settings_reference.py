@@ -73,7 +73,7 @@ def _sections() -> Iterator[tuple[str, str]]:
             name = f"{namespace}:{field.alias}"
             inner = _model_in(field.annotation)
             whole = f"{_sentence(field)} {_default_sentence(field)}".strip()
-            body = _of_model(name, inner, whole) if inner else _of_field(name, field, whole)
+            body = _of_model(name, inner, "") if inner else _of_field(name, field, whole)
             yield name, body
 
 
@@ -91,7 +91,7 @@ def _of_model(name: str, model: Model, remark: str) -> str:
     parts = [
         f"## {name}",
         "",
-        f"{_about(model)} {remark}",
+        f"{_about(model)} {remark}".strip(),
         "",
         *_table(path, model),
         "",
