@@ -27,7 +27,8 @@ def main() -> int:
     """Look, show, take over what was agreed to, and look again."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=CODES)
     parser.add_argument("--stack", required=True, help="the stack that shall have the records, e.g. prod")
-    parser.add_argument("--take", action="append", default=[], metavar="ID", help="take a conflicting record over, too")
+    parser.add_argument("--take", action="append", default=[], metavar="ID",
+                        help="take a conflicting record over, too; may be repeated")  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="import and write without asking")
     parser.add_argument("--json", action="store_true", help="print JSON alone on stdout")
     chosen = parser.parse_args()
