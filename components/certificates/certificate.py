@@ -96,7 +96,7 @@ ADVICE = (
     (r"The requested dns-\S+ plugin does not|unrecognized arguments: --dns-", "correct mailroom:acme dns"),
     (
         r"9109|6003|10000|Invalid access token|Authentication error|valid Cloudflare API credentials",
-        "check mailroom:acme token: it needs Zone:Read and DNS:Edit for the zone of the name",
+        "check mailroom:acme token: it needs Zone DNS Edit and Zone Zone Read for the zone of the name",
     ),
     (r"Unable to determine zone_id", "give the token of mailroom:acme access to the zone of the name"),
     (r"rateLimited|too many", "wait as long as the CA says, or try with directory: letsencrypt-staging"),

@@ -108,11 +108,11 @@ def by_rfc2136(config: dict[str, Any], name: str, value: str, *, add: bool) -> N
 
 
 def by_cloudflare(config: dict[str, Any], name: str, value: str, *, add: bool) -> None:
-    """One record by the API; the token needs Zone:Read and DNS:Edit for the zone of challenges and no other."""
+    """One record by the API; the token needs rights for the zone of challenges and no other."""
     zones = ask(config, "GET", f"/zones?{urllib.parse.urlencode({'name': config['challenge_zone']})}")
     if not zones:
         raise ChallengeError(
-            f"the token sees no zone {config['challenge_zone']}, Zone:Read and DNS:Edit for it are expected, give "
+            f"the token sees no zone {config['challenge_zone']}, Zone DNS Edit and Zone Zone Read are expected, give "
             "them to the token of mailroom:acme"
         )
     records = f"/zones/{zones[0]['id']}/dns_records"
@@ -144,7 +144,7 @@ def ask(config: dict[str, Any], method: str, path: str, body: object = None) -> 
             said = error.read(2000).decode(errors="replace")
         raise ChallengeError(
             f"Cloudflare refuses {method} {path.partition('?')[0]} ({error.code} {' '.join(said.split())[:300]}), "
-            "check the token of mailroom:acme: it needs Zone:Read and DNS:Edit for the challenge zone"
+            "check the token of mailroom:acme: it needs Zone DNS Edit and Zone Zone Read for the challenge zone"
         ) from error
     except (OSError, HTTPException, ValueError, KeyError) as error:
         raise ChallengeError(f"Cloudflare's API does not answer ({error!r}), try again later") from error

@@ -143,7 +143,7 @@ def test_several_cnames_in_a_row_are_followed(call: Any, api: dict[str, Any], al
 def test_a_token_without_rights_is_told_without_the_token(
     call: Any, api: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Exception, match="403 .*Authentication error.*DNS:Edit for the challenge zone") as refused:
+    with pytest.raises(Exception, match="403 .*Authentication error.*Zone Zone Read for the challenge zone") as refused:
         call("auth", **api | {"credentials": {"dns_cloudflare_api_token": "wrong-token"}})
     assert "wrong-token" not in str(refused.value)
     monkeypatch.setattr(Api, "zones", [])
