@@ -17,6 +17,8 @@ from lab.shell import run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+UP, DOWN, BY_HAND = TYPED = ("make up", "make down", 'eval "$(.venv/bin/python -m lab.demo env)"')
+
 
 def typed(line: str) -> str:
     """What a line in a shell of one's own says; it has to succeed."""
@@ -35,11 +37,11 @@ def is_new() -> Iterator[bool]:
     was_there = status(demo.STACK)["up"]
     yield not was_there
     if not was_there:
-        typed("make down")
+        typed(DOWN)
 
 
 def test_make_up_ends_with_both_messages_trusted_and_a_second_one_changes_nothing(is_new: bool) -> None:
-    first, second = typed("make up"), typed("make up")
+    first, second = typed(UP), typed(UP)
     for said in (first, second):
         for port in demo.PORTS:
             assert f"through port {port}" in said
@@ -51,17 +53,18 @@ def test_make_up_ends_with_both_messages_trusted_and_a_second_one_changes_nothin
 
 @pytest.mark.usefixtures("is_new")
 def test_what_make_up_says_comes_next_works_as_it_is_written() -> None:
-    told = dict(re.findall(r"^  (\S[\w ]*?)  +(\S.*)$", typed("make up"), re.MULTILINE))
+    told = dict(re.findall(r"^  (\S[\w ]*?)  +(\S.*)$", typed(UP), re.MULTILINE))
     assert "lab dev: up" in typed(told["look around"])
+    assert told["use pulumi"].startswith(f"{BY_HAND} && pulumi ")
     assert "unchanged" in typed(f"{told['use pulumi']} --expect-no-changes")
     assert "DKIM" in typed(told["another mail"])
-    assert told["take it down"] == "make down"
+    assert told["take it down"] == DOWN
 
 
 def test_make_down_leaves_nothing(is_new: bool) -> None:
     if not is_new:
         pytest.skip("somebody works with the dev stack of this machine")
-    assert re.search(r"- [1-9]\d* deleted", typed("make down"))
+    assert re.search(r"- [1-9]\d* deleted", typed(DOWN))
     assert not Folders(demo.STACK).root.exists()
     assert f"mailroom-{demo.STACK}" not in run("ip", "netns", "list") + run("nft", "list", "tables")
-    assert "nothing to remove" in typed("make down")
+    assert "nothing to remove" in typed(DOWN)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab import test_demo
 from tests.unit.docs.commands import asked_for, blocks, commands
 from tests.unit.docs.test_documents import INLINE, LINES, TEXTS
 from tests.unit.docs.test_engine_commands import TYPED
@@ -20,8 +21,6 @@ UNTYPED = {
     "make test": "it runs the tests",
     "make lint": "`make test` runs it",
     "make preview-check": "it runs a test",
-    "make up": "it makes the lab of the tests for a person to see",
-    "make down": "it takes that lab away",
     "make docs": "a test compares what it would write",
     "make sbom": "tests/lab/test_supply_chain.py judges what it writes",
     "make setup": "it would install anew what the tests run with",
@@ -29,7 +28,6 @@ UNTYPED = {
     "scripts/new_stack.py prod": "it asks a person; the guide's test types it with the answers as options",
     "scripts/new_stack.py prod --backend s3://my-bucket?region=eu-central-1": "it asks a person, and S3 for its bucket",
     "scripts/explain_preview.py --help": "it only tells",
-    ".venv/bin/python -m lab.demo env": "it is about the dev stack, which tests leave alone",
     ".venv/bin/python -m bench.hook_cost": "it measures for minutes, beside nothing else",
     ".venv/bin/python -m bench.token_logins": "it measures for minutes, beside nothing else",
     ".venv/bin/python -m bench.run_cost": "it measures for minutes, beside nothing else",
@@ -50,7 +48,7 @@ def is_a_mention(words: list[str]) -> bool:
 def typed() -> set[tuple[str, ...]]:
     """Every command that a test types."""
     lines = [line for _, block in BLOCKS if block.tests for line in block.lines]
-    return {same(words) for line in (*lines, *TYPED) for words in commands(line) if words}
+    return {same(words) for line in (*lines, *TYPED, *test_demo.TYPED) for words in commands(line) if words}
 
 
 def left() -> Iterator[tuple[str, str]]:
