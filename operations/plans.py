@@ -69,15 +69,13 @@ def preview(stack: str, folder: Path, fail_on: Collection[str] = ()) -> Report:
     except (Problems, CouldNotTell) as trouble:
         _failed(stack, str(trouble)).write(folder)
         raise
-    with tempfile.TemporaryDirectory() as private:
-        plan = Path(private, "plan.json")
-        done = recovery.pulumi(stack, "preview", "--json", POLICIES, f"--save-plan={plan}", capture=True)
-        found = _explained(stack, done, fail_on, _broken_policies(stack) if done.returncode else "")
-        found.write(folder)
-        (folder / "plan.json").unlink(missing_ok=True)
-        if plan.exists():
-            sealed = {"stack": _name(stack), "tree": tree, "state": before, "plan": plan.read_text(encoding="utf-8")}
-            (folder / "plan.json").write_text(json.dumps({"secure": _seal(stack, sealed)}), encoding="utf-8")
+    done, plan = _previewed(stack, "--json", POLICIES)
+    found = _explained(stack, done, plan, fail_on, _broken_policies(stack) if done.returncode else "")
+    found.write(folder)
+    (folder / "plan.json").unlink(missing_ok=True)
+    if plan and found.status != report.COULD_NOT_TELL:
+        sealed = {"stack": _name(stack), "tree": tree, "state": before, "plan": plan}
+        (folder / "plan.json").write_text(json.dumps({"secure": _seal(stack, sealed)}), encoding="utf-8")
     return found
 
 
@@ -112,8 +110,7 @@ def drift(stack: str, folder: Path) -> Report:
     Only DNS is read, and reverse DNS where an API sets it: the host steps cannot be read back, so it needs no SSH key.
     """
     require_shared_backend(stack)
-    done = recovery.pulumi(stack, "preview", "--refresh", "--json", capture=True)
-    found = _explained(stack, done)
+    found = _explained(stack, *_previewed(stack, "--refresh", "--json"))
     if found.changes:
         found = replace(found, markdown=f"{PUT_RIGHT.format(stack=stack)}\n\n{found.markdown}")
     found.write(folder)
@@ -156,6 +153,14 @@ def tree_of_checkout() -> str:
     return done.stdout.strip()
 
 
+def _previewed(stack: str, *options: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """What a preview of the engine says, and the plan it saves: empty where it failed."""
+    with tempfile.TemporaryDirectory() as private:
+        plan = Path(private, "plan.json")
+        done = recovery.pulumi(stack, "preview", *options, f"--save-plan={plan}", capture=True)
+        return done, plan.read_text(encoding="utf-8") if plan.exists() and not done.returncode else ""
+
+
 def _broken_policies(stack: str) -> str:
     """What the policies say of a preview that failed: as JSON, the engine tells only that it did."""
     done = recovery.pulumi(stack, "preview", POLICIES, "--color=never", capture=True)
@@ -163,20 +168,31 @@ def _broken_policies(stack: str) -> str:
 
 
 def _explained(
-    stack: str, done: subprocess.CompletedProcess[str], fail_on: Collection[str] = (), policies: str = ""
+    stack: str,
+    done: subprocess.CompletedProcess[str],
+    plan: str,
+    fail_on: Collection[str] = (),
+    policies: str = "",
 ) -> Report:
+    """The engine's status counts, whatever it printed: what a failed preview says is told below why it failed."""
+    why = [*stacks.errors(done.stderr), *policies.splitlines()]
     try:
-        found = explain(done.stdout)
+        found = explain(done.stdout, plan)
     except CouldNotTell as trouble:
-        return _failed(stack, "\n".join([str(trouble), *stacks.errors(done.stderr), *policies.splitlines()]))
+        return _failed(stack, "\n".join([str(trouble), *why]))
+    if done.returncode:
+        status = f"the engine ended with status {done.returncode}"
+        return _failed(stack, "\n".join([status, *why]), found.markdown)
     changes = any(count for kind, count in found.counts.items() if kind != "same")
     return Report(stack, found.markdown, found.exit_code(fail_on), changes)
 
 
-def _failed(stack: str, reason: str) -> Report:
+def _failed(stack: str, reason: str, so_far: str = "") -> Report:
     lines = reason.splitlines()[:REASONS]
     while len(text := f"## Preview of {code(stack)}: failed\n\n{fence(lines, 'text')}\n") > LIMIT:
         lines.pop()
+    if so_far and len(text) + len(so_far) < LIMIT:
+        text += f"\n{so_far}"
     return Report(stack, text, report.COULD_NOT_TELL, changes=False)
 
 

@@ -28,6 +28,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="a preview or plan; default: stdin")
     parser.add_argument(
+        "--plan", metavar="FILE", help="what the same preview saved (--save-plan=FILE): judges the stack's outputs, too"
+    )
+    parser.add_argument(
         "--fail-on", action="append", default=[], choices=[*RISKS, ANY], metavar="RISK",
         help="end with 2 when the preview has this risk, or any; may be repeated",
     )  # fmt: skip
@@ -39,7 +42,8 @@ def main() -> int:
     """Read, explain, judge."""
     chosen = arguments()
     try:
-        found = explain(text_of(chosen.file))
+        text = text_of(chosen.file)  # first: at the other end of the pipe the plan is being written
+        found = explain(text, text_of(chosen.plan) if chosen.plan else "")
     except CouldNotTell as trouble:
         return report.trouble(trouble, as_json=chosen.json)
     print(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown, end="")

@@ -31,6 +31,10 @@ DONE: Final[Mapping[Kind, str]] = {
     "delete": "deleted",
 }
 SAME_RISK: Final = 20  # subjects shown of one kind
+OUTPUTS_ELSEWHERE: Final = (
+    "What the stack exports is not in a preview's JSON. To have it judged: "
+    "`pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE`."
+)
 VALUE: Final = 160  # characters of a record's value: of a DKIM key the beginning is enough
 
 
@@ -76,10 +80,13 @@ def text_of(file: str) -> str:
         raise CouldNotTell(f"{file} cannot be read: {error}") from None
 
 
-def explain(text: str, limit: int = LIMIT) -> Explanation:
-    """Explain the text of a preview or plan; raises `CouldNotTell` for what is neither, and for a failed preview."""
+def explain(text: str, plan: str = "", limit: int = LIMIT) -> Explanation:
+    """Explain the text of a preview or plan; raises `CouldNotTell` for what is neither, and for a failed preview.
+
+    With the `plan` that a preview saved, what the stack exports is judged, too.
+    """
     try:
-        return _explain(engine.read(text), limit)
+        return _explain(engine.read(text, plan), limit)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise CouldNotTell(
             f"the preview has another shape than expected ({type(error).__name__} while reading it); "
@@ -108,13 +115,13 @@ def _explain(preview: Preview, limit: int) -> Explanation:
 
 def _head(preview: Preview, counts: Mapping[Kind, int]) -> str:
     stack = code(preview.stack)
-    if not any(counts.values()):
-        return f"## {_title(preview)} of {stack}: no changes"
     parts = [f"{counts[kind]} {word}" for kind, word in DONE.items() if counts.get(kind)]
-    head = f"## {_title(preview)} of {stack}: {', '.join(parts)}"
-    if preview.unchanged:
-        head += f", {preview.unchanged} unchanged"
-    if preview.source == "plan":
+    if parts and preview.unchanged:
+        parts.append(f"{preview.unchanged} unchanged")
+    head = f"## {_title(preview)} of {stack}: {', '.join(parts) or 'no changes'}"
+    if not preview.outputs_told:
+        head += f"\n\n{OUTPUTS_ELSEWHERE}"
+    if preview.source == "plan" and parts:
         head += (
             "\n\nA saved plan says what will be, not what was: users, aliases and lines that go are not in it. "
             "`pulumi preview --json` of the same stack shows both."

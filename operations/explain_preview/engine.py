@@ -27,6 +27,7 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "same": "same",
 }
 STACK: Final = "pulumi:pulumi:Stack"
+OUTPUTS: Final = "the stack's outputs"  # a place, as `Preview.clear` names it
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Preview:
     unchanged: int = 0
     clear: tuple[tuple[str, str], ...] = ()  # (place, key) of what is secret and not marked
     shows_secrets: bool = False  # marked, but in clear in this file
+    outputs_told: bool = True  # whether it says what the stack will export
     scrub: Scrubber = field(default_factory=Scrubber, repr=False)
 
     @property
@@ -85,23 +87,42 @@ class Preview:
         return any(change.type == STACK and change.kind == "delete" for change in self.changes)
 
 
-def read(text: str) -> Preview:
-    """A preview from the text of `pulumi preview --json` or of a saved plan; raises `CouldNotTell`."""
+def read(text: str, plan: str = "") -> Preview:
+    """A preview from the text of `pulumi preview --json` or of a saved plan; raises `CouldNotTell`.
+
+    `plan` is the one that the same run saved: the engine prints its digest without the outputs of the stack, as it
+    takes each resource down before they are there (pkg/backend/display/json.go).
+    """
     if not text.strip():
         raise CouldNotTell("there is nothing to explain: expected the output of `pulumi preview --json`, found no text")
+    document = _document(text)
+    if _is_plan(document):
+        return _of_plan(document)
+    if "changeSummary" in document or "steps" in document or "diagnostics" in document:
+        return _of_digest(document, _outputs(plan) if plan else None)
+    raise _not_a_preview()
+
+
+def _document(text: str) -> dict[str, Any]:
     try:
         document = loads(text)
     except (ValueError, RecursionError):
         document = _events(text)
     if not isinstance(document, dict):
         raise _not_a_preview()
-    if _is_event(document):
-        document = _digest([document])
-    if isinstance(document.get("resourcePlans"), dict):
-        return _of_plan(document)
-    if "changeSummary" in document or "steps" in document or "diagnostics" in document:
-        return _of_digest(document)
-    raise _not_a_preview()
+    return _digest([document]) if _is_event(document) else document
+
+
+def _is_plan(document: Mapping[str, Any]) -> bool:
+    return isinstance(document.get("resourcePlans"), dict)
+
+
+def _outputs(plan: str) -> dict[str, Change]:
+    """The stack of a saved plan by its URN, with what it will export."""
+    document = _document(plan)
+    if not _is_plan(document):
+        raise CouldNotTell("what was named as the plan is none: expected a file of `pulumi preview --save-plan`")
+    return {change.urn: change for change in _of_plan(document).changes if change.type == STACK}
 
 
 def _not_a_preview() -> CouldNotTell:
@@ -111,7 +132,8 @@ def _not_a_preview() -> CouldNotTell:
     )
 
 
-def _of_digest(document: Mapping[str, Any]) -> Preview:
+def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None) -> Preview:
+    """`planned` is the stack by its URN, as the plan of the same run has it."""
     scrub = Scrubber()
     diagnostics = document.get("diagnostics") or []
     steps = document.get("steps") or []
@@ -120,9 +142,13 @@ def _of_digest(document: Mapping[str, Any]) -> Preview:
     for step in steps:
         if step["op"] in _KINDS:
             grouped.setdefault(step["urn"], []).append(step)
-    states = [(urn, _of_steps(urn, found)) for urn, found in grouped.items()]
-    config = _config(document)
-    preview = _checked("preview", dict(states), config, scrub, steps)
+    states = {urn: _of_steps(urn, found) for urn, found in grouped.items()}
+    stack = next((change for change in states.values() if change.type == STACK and change.kind != "delete"), None)
+    if stack and planned is not None:
+        if stack.urn not in planned:
+            raise CouldNotTell(f"the plan is of another stack than {stack.urn.split('::')[0]}")
+        states[stack.urn] = replace(stack, after=planned[stack.urn].after)
+    preview = _checked("preview", states, _config(document), scrub, steps)
     if errors := [item["message"] for item in diagnostics if item.get("severity") == "error"]:
         said = [visible(line) for message in errors for line in _told(message)]
         raise CouldNotTell(scrub("\n".join(["the preview itself failed:", *dict.fromkeys(said)])))
@@ -131,6 +157,7 @@ def _of_digest(document: Mapping[str, Any]) -> Preview:
     warnings = [scrub(_first_line(item["message"])) for item in diagnostics if item.get("severity") == "warning"]
     return Preview(
         **{**preview, "warnings": tuple(dict.fromkeys(warnings)), "unchanged": int(summary.get("same", 0))},
+        outputs_told=not stack or planned is not None or any("event" in (step.get("newState") or {}) for step in steps),
     )
 
 
@@ -208,7 +235,7 @@ def _checked(
     for change in changes.values():
         # what the program wants is a risk; what stood there before must not be seen either
         for key, text in _open(change.after):
-            clear.add((change.name, key))
+            clear.add((OUTPUTS if change.type == STACK else change.name, key))
             scrub.add(text)
         scrub.add(*(text for _, text in _open(change.before)))
     shown = list(plaintexts(marked(raw)))
@@ -271,8 +298,10 @@ def _digest(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             document["diagnostics"].append(event["diagnosticEvent"])
         elif "resourcePreEvent" in event or "resOutputsEvent" in event:
             step = (event.get("resourcePreEvent") or event["resOutputsEvent"])["metadata"]
-            if "resOutputsEvent" in event and step["type"] != STACK:  # the stack's outputs come last, and here alone
-                continue
+            if "resOutputsEvent" in event:
+                if step["type"] != STACK:  # its outputs come last, and here alone
+                    continue
+                document["steps"] = [one for one in document["steps"] if one["urn"] != step["urn"]]
             document["steps"].append(
                 {
                     "op": step["op"],

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from operations.explain_preview import dns_risks
+from operations.explain_preview import dns_risks, engine
 from operations.explain_preview import hosts as on_hosts
 from operations.explain_preview.catalogue import Risk, risk
 from operations.explain_preview.markdown import code
@@ -45,9 +45,11 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
 
 def _secrets(preview: Preview) -> Iterator[Risk]:
     for place, key in preview.clear:
-        at = f"{code(key)} of {code(place)}" if place else code(key)
-        yield risk("secret-in-clear", f"{place} {key}".strip(),
-                   f"a secret would be stored in clear: {at} is not marked secret")  # fmt: skip
+        if place == engine.OUTPUTS:
+            said = f"exported in clear: the output {code(key)}"
+        else:
+            said = f"stored in clear: {code(key)} of {code(place)}"
+        yield risk("secret-in-clear", f"{place} {key}", f"a secret would be {said} is not marked secret")
     for change in preview.changes:
         marks = SECRET_OUTPUTS.get(change.type.rpartition("mailroom:")[2], frozenset())
         if change.secret_outputs is not None:

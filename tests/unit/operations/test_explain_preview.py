@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from operations.dns import CouldNotTell
-from operations.explain_preview import ANY, RISKS, explain
+from operations.explain_preview import ANY, OUTPUTS_ELSEWHERE, RISKS, explain
 from operations.explain_preview.markdown import LIMIT, Section, code, fence, render, words
 from scripts import explain_preview as script
 
@@ -155,15 +155,49 @@ def test_the_engines_stream_of_events_is_explained_like_its_one_document() -> No
     ]  # fmt: skip
     events.append({"summaryEvent": {"resourceChanges": document["changeSummary"]}})
     stream = "\n".join(json.dumps({"sequence": at, "timestamp": 1, **event}) for at, event in enumerate(events))
-    assert explain(stream).markdown == (SAMPLES / "edit.md").read_text()
+    assert explain(stream).markdown == (SAMPLES / "edit.md").read_text().replace(f"\n\n{OUTPUTS_ELSEWHERE}", "")
+
+
+STACK = "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::mailroom-prod"
+
+
+def plan_of(outputs: dict[str, Any], stack: str = STACK) -> str:
+    goal = {"type": "pulumi:pulumi:Stack", "custom": False, "outputDiff": {"adds": outputs}}
+    return json.dumps({"resourcePlans": {stack: {"goal": goal, "steps": ["same"], "state": outputs}}})
+
+
+def test_an_output_is_judged_where_the_plan_of_the_same_preview_is_given() -> None:
+    digest = preview({"op": "same", "urn": STACK, "newState": {"urn": STACK, "custom": False}})
+    plan = plan_of({"passwords": {"i@example.com": CANARY}})
+    assert ids(digest) == []
+    found = explain(digest, plan)
+    assert [risk.sentence for risk in found.risks] == [
+        "a secret would be exported in clear: the output `passwords` is not marked secret"
+    ]
+    assert CANARY not in found.markdown
+    assert OUTPUTS_ELSEWHERE in explain(digest).markdown
+    assert OUTPUTS_ELSEWHERE not in found.markdown
+
+
+def test_a_plan_of_another_stack_or_of_no_stack_at_all_cannot_be_judged_with_it() -> None:
+    digest = preview({"op": "same", "urn": STACK, "newState": {"urn": STACK, "custom": False}})
+    with pytest.raises(CouldNotTell, match="the plan is of another stack than urn:pulumi:prod"):
+        explain(digest, plan_of({}, STACK.replace("prod", "staging")))
+    with pytest.raises(CouldNotTell, match="the plan is of another stack"):
+        explain(digest, '{"resourcePlans": {}}')
+    with pytest.raises(CouldNotTell, match="what was named as the plan is none"):
+        explain(digest, digest)
 
 
 def test_a_secret_output_in_the_stream_of_events_is_seen_by_its_looks_alone() -> None:
     outputs = {"passwords": {"i@example.com": CANARY}}
-    state = {"urn": "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::mailroom-prod", "custom": False}
-    metadata = {"op": "update", "urn": state["urn"], "type": "pulumi:pulumi:Stack", "old": state,
-                "new": {**state, "outputs": outputs}}  # fmt: skip
-    events = [{"resOutputsEvent": {"metadata": metadata}}, {"summaryEvent": {"resourceChanges": {"update": 1}}}]
+    state = {"urn": STACK, "custom": False}
+    metadata = {"op": "update", "urn": STACK, "type": "pulumi:pulumi:Stack", "old": state, "new": state}
+    events = [
+        {"resourcePreEvent": {"metadata": metadata}},
+        {"resOutputsEvent": {"metadata": {**metadata, "new": {**state, "outputs": outputs}}}},
+        {"summaryEvent": {"resourceChanges": {"update": 1}}},
+    ]
     found = explain("\n".join(json.dumps({"sequence": at, "timestamp": 1, **one}) for at, one in enumerate(events)))
     assert [risk.id for risk in found.risks] == ["secret-in-clear"]
     assert CANARY not in found.markdown
@@ -602,6 +636,17 @@ def test_what_is_no_preview_cannot_be_told(
 ) -> None:
     assert run(monkeypatch, text) == 3
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_script_judges_what_the_plan_exports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    digest = preview({"op": "same", "urn": STACK, "newState": {"urn": STACK, "custom": False}})
+    (tmp_path / "plan.json").write_text(plan_of({"password": CANARY}))
+    options = ["--fail-on", "secret-in-clear", "--plan", str(tmp_path / "plan.json")]
+    assert run(monkeypatch, digest, *options[:2]) == 0
+    assert run(monkeypatch, digest, *options) == 2
+    assert "exported in clear" in capsys.readouterr().out
 
 
 def test_json_tells_programs_which_risks_fail(

@@ -15,13 +15,19 @@ from operations.dns import CouldNotTell
 from operations.explain_preview.markdown import LIMIT
 from standards.finding import Problems
 
-EMPTY = json.dumps({"steps": [], "changeSummary": {"same": 3}})
+STACK = "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::mailroom-prod"
+EMPTY = json.dumps({"steps": [{"op": "same", "urn": STACK}], "changeSummary": {"same": 3}})
 BUCKET = {"PULUMI_BACKEND_URL": "s3://state"}
 
 
+def a_plan(**outputs: str) -> str:
+    goal = {"custom": False, "outputDiff": {"updates": outputs}}
+    return json.dumps({"resourcePlans": {STACK: {"steps": ["same"], "goal": goal, "state": outputs}}})
+
+
 def plan(arguments: tuple[str, ...]) -> str:
-    """The file of the plan; each run that makes or applies one is judged by the policies, too."""
-    assert "--policy-pack=policy" in arguments
+    """The file of the plan; each run that makes one to keep or applies one is judged by the policies, too."""
+    assert "--policy-pack=policy" in arguments or "--refresh" in arguments
     return next(text.partition("=")[2] for text in arguments if "plan=" in text)
 
 
@@ -31,7 +37,7 @@ class Engine:
     def __init__(self) -> None:
         self.resources: list[str] = ["a"]
         self.time = 0
-        self.preview, self.status = EMPTY, 0
+        self.preview, self.plan, self.status = EMPTY, a_plan(), 0
         self.asked: list[str] = []
         self.applied: str | None = None
 
@@ -44,8 +50,7 @@ class Engine:
             out = json.dumps({"deployment": deployment})
         elif arguments[0] == "preview":
             out = self.preview
-            if self.status == 0:
-                Path(plan(arguments)).write_text("the plan")
+            Path(plan(arguments)).write_text(self.plan)
         elif arguments[0] == "up":
             self.applied = Path(plan(arguments)).read_text()
         return subprocess.CompletedProcess([], self.status, out, "error: why\n" if self.status else "")
@@ -81,9 +86,9 @@ def sealed(tmp_path: Path) -> Path:
 
 def test_the_plan_of_a_preview_is_what_is_applied(engine: Engine, tmp_path: Path) -> None:
     plan = sealed(tmp_path)
-    assert "the plan" not in plan.read_text()
+    assert engine.plan not in plan.read_text()
     assert plans.apply("prod", plan) == 0
-    assert engine.applied == "the plan"
+    assert engine.applied == engine.plan
     assert "up --yes" in engine.asked
     assert json.loads((plan.parent / "report.json").read_text())["changes"] is False
 
@@ -148,6 +153,36 @@ def test_a_failed_preview_leaves_no_plan_and_tells_the_reader_why(
     assert json.loads((plan.parent / "report.json").read_text())["markdown"] == found.markdown
 
 
+@pytest.mark.parametrize("status", [1, 255, -9])
+def test_an_engine_that_ends_with_an_error_has_failed_whatever_it_printed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    def failing(stack: str, *arguments: str, capture: bool = False) -> Any:
+        engine.status = status if arguments[0] == "preview" else 0
+        if arguments[0] == "preview" and "--json" not in arguments:
+            return subprocess.CompletedProcess([], status, "\nPolicies:\n    - [mandatory]  one-spf\n", "")
+        return Engine.pulumi(engine, stack, *arguments, capture=capture)
+
+    monkeypatch.setattr(recovery, "pulumi", failing)
+    found = plans.preview("prod", tmp_path)
+    assert found.status == 3
+    assert "## Preview of `prod`: failed" in found.markdown
+    assert f"the engine ended with status {status}\nwhy\n    - [mandatory]  one-spf\n" in found.markdown
+    assert found.markdown.index("failed") < found.markdown.index("no changes")  # what there is, below
+    assert not (tmp_path / "plan.json").exists()
+    engine.status = status
+    monkeypatch.setattr(recovery, "pulumi", engine.pulumi)
+    assert plans.drift("prod", tmp_path).status == 3
+
+
+def test_a_secret_that_the_plan_exports_in_clear_counts(engine: Engine, tmp_path: Path) -> None:
+    engine.plan = a_plan(password="canary-0123456789")
+    found = plans.preview("prod", tmp_path, ["secret-in-clear"])
+    assert found.status == 2
+    assert "the output `password` is not marked secret" in found.markdown
+    assert "canary" not in found.markdown
+
+
 @pytest.mark.parametrize(
     ("variables", "fine"),
     [
@@ -175,8 +210,6 @@ def test_a_state_on_one_machine_is_refused_in_one_line(
 
 
 def test_drift_says_what_puts_it_right_and_nothing_of_it_where_there_is_none(engine: Engine, tmp_path: Path) -> None:
-    engine.status = 1  # the fake writes no plan then
-    engine.preview = EMPTY
     assert "puts it right" not in plans.drift("prod", tmp_path).markdown
     urn = "urn:pulumi:prod::mailroom::cloudflare:index/dnsRecord:DnsRecord::example.com/mx"
     state = {"type": "cloudflare:index/dnsRecord:DnsRecord", "custom": True, "inputs": {}, "outputs": {}}

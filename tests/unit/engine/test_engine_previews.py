@@ -1,0 +1,78 @@
+"""What the real engine says of a preview, explained: a secret that a program exports in clear is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lab.engine import build
+from operations.explain_preview import Explanation, explain
+
+ROOT = Path(__file__).parents[3]
+PROJECT = {"name": "exports", "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}}}
+CANARY = "canary-0123456789abcdef"
+PROGRAM = f"""
+import pulumi
+
+pulumi.export("password", "{CANARY}")
+pulumi.export("token", pulumi.Output.secret("{CANARY}-marked"))
+pulumi.export("name", "smtp.example.com")
+"""
+Pulumi = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def pulumi(tmp_path: Path) -> Pulumi:
+    """Runs the engine of this checkout on a new stack of a program that needs no provider."""
+    engine = build.find(ROOT)
+    (tmp_path / "Pulumi.yaml").write_text(json.dumps(PROJECT))
+    (tmp_path / "__main__.py").write_text(PROGRAM)
+    (tmp_path / "state").mkdir()
+    environment = {
+        **os.environ,
+        **engine.environment(),
+        "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
+        "PULUMI_CONFIG_PASSPHRASE": "not a secret",
+    }
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [engine.pulumi, *arguments, "--non-interactive"],
+            cwd=tmp_path, env={**environment, **more}, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    run("stack", "init", "prod")
+    return run
+
+
+def sentences(found: Explanation) -> list[str]:
+    assert CANARY not in found.markdown
+    return [risk.sentence for risk in found.risks]
+
+
+def test_an_output_in_clear_is_found_in_the_plan_and_in_the_stream_and_its_absence_from_the_digest_is_said(
+    pulumi: Pulumi, tmp_path: Path
+) -> None:
+    in_clear = ["a secret would be exported in clear: the output `password` is not marked secret"]
+    plan = tmp_path / "plan.json"
+    digest = pulumi("preview", "--json", f"--save-plan={plan}").stdout
+    alone, both = explain(digest), explain(digest, plan.read_text())
+    assert sentences(alone) == []
+    assert "--plan FILE" in alone.markdown
+    assert sentences(both) == sentences(explain(plan.read_text())) == in_clear
+    assert "--plan" not in both.markdown
+    stream = explain(pulumi("preview", "--json", PULUMI_ENABLE_STREAMING_JSON_PREVIEW="true").stdout)
+    assert sentences(stream) == in_clear
+    assert "--plan" not in stream.markdown
+    # what a later preview compares with, where nothing but an output changes
+    pulumi("up", "--yes", "--skip-preview")
+    again = pulumi("preview", "--refresh", "--json", f"--save-plan={plan}").stdout
+    assert sentences(explain(again, plan.read_text())) == in_clear
