@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -152,13 +153,19 @@ def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None
     if errors := [item["message"] for item in diagnostics if item.get("severity") == "error"]:
         said = [visible(line) for message in errors for line in _told(message)]
         raise CouldNotTell(scrub("\n".join(["the preview itself failed:", *dict.fromkeys(said)])))
-    if "changeSummary" not in document and not steps:
-        raise CouldNotTell("the preview ended before it said what would change; run it by itself to see why")
+    if "changeSummary" not in document or _lacks(steps, summary):
+        raise CouldNotTell("the preview ended before it said all that would change; run it by itself to see why")
     warnings = [scrub(_first_line(item["message"])) for item in diagnostics if item.get("severity") == "warning"]
     return Preview(
         **{**preview, "warnings": tuple(dict.fromkeys(warnings)), "unchanged": int(summary.get("same", 0))},
         outputs_told=not stack or planned is not None or any("event" in (step.get("newState") or {}) for step in steps),
     )
+
+
+def _lacks(steps: Iterable[Mapping[str, Any]], summary: Mapping[str, int]) -> bool:
+    """Whether the summary counts steps that are not there; what stays is counted, not told."""
+    there = Counter(step["op"] for step in steps)  # a refresh may be counted as what it found
+    return any(there[op] + there["refresh"] < count for op, count in summary.items() if op in _KINDS and op != "same")
 
 
 def _told(message: str) -> list[str]:

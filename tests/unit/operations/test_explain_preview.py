@@ -99,6 +99,23 @@ def access(old: Any, new: Any, op: str = "update") -> dict[str, Any]:
     return step(op, f"{DYNAMIC}Access", f"{HOST}/access", *sides)
 
 
+def events_of(name: str) -> list[dict[str, Any]]:
+    document = json.loads((SAMPLES / name).read_text())
+    steps = [
+        {"resourcePreEvent": {"metadata": {
+            "op": one["op"], "urn": one["urn"], "type": one["urn"].split("::")[2].split("$")[-1],
+            "old": one.get("oldState"), "new": one.get("newState"), "diffs": one.get("diffReasons"),
+        }}}
+        for one in document["steps"]
+    ]  # fmt: skip
+    prelude, summary = {"config": document["config"]}, {"resourceChanges": document["changeSummary"]}
+    return [{"preludeEvent": prelude}, *steps, {"summaryEvent": summary}]
+
+
+def streamed(events: list[dict[str, Any]]) -> str:
+    return "\n".join(json.dumps({"sequence": at, "timestamp": 1, **event}) for at, event in enumerate(events))
+
+
 def ids(text: str) -> list[str]:
     return [risk.id for risk in explain(text).risks]
 
@@ -144,17 +161,7 @@ def test_the_order_in_which_the_engine_says_its_steps_does_not_matter() -> None:
 
 
 def test_the_engines_stream_of_events_is_explained_like_its_one_document() -> None:
-    document = json.loads((SAMPLES / "edit.json").read_text())
-    events: list[dict[str, Any]] = [{"preludeEvent": {"config": document["config"]}}]
-    events += [
-        {"resourcePreEvent": {"metadata": {
-            "op": one["op"], "urn": one["urn"], "type": one["urn"].split("::")[2].split("$")[-1],
-            "old": one.get("oldState"), "new": one.get("newState"), "diffs": one.get("diffReasons"),
-        }}}
-        for one in document["steps"]
-    ]  # fmt: skip
-    events.append({"summaryEvent": {"resourceChanges": document["changeSummary"]}})
-    stream = "\n".join(json.dumps({"sequence": at, "timestamp": 1, **event}) for at, event in enumerate(events))
+    stream = streamed(events_of("edit.json"))
     assert explain(stream).markdown == (SAMPLES / "edit.md").read_text().replace(f"\n\n{OUTPUTS_ELSEWHERE}", "")
 
 
@@ -198,9 +205,26 @@ def test_a_secret_output_in_the_stream_of_events_is_seen_by_its_looks_alone() ->
         {"resOutputsEvent": {"metadata": {**metadata, "new": {**state, "outputs": outputs}}}},
         {"summaryEvent": {"resourceChanges": {"update": 1}}},
     ]
-    found = explain("\n".join(json.dumps({"sequence": at, "timestamp": 1, **one}) for at, one in enumerate(events)))
+    found = explain(streamed(events))
     assert [risk.id for risk in found.risks] == ["secret-in-clear"]
     assert CANARY not in found.markdown
+
+
+@pytest.mark.parametrize("lines", [1, 2, 5, -1])
+def test_a_stream_that_ended_before_its_summary_cannot_be_told(lines: int) -> None:
+    with pytest.raises(CouldNotTell, match="the preview ended before it said all that would change"):
+        explain(streamed(events_of("risky.json")[:lines]))
+
+
+@pytest.mark.parametrize("lost", ["changeSummary", "steps", "one step"])
+def test_a_digest_that_lacks_its_summary_or_what_that_counts_cannot_be_told(lost: str) -> None:
+    document = json.loads((SAMPLES / "risky.json").read_text())
+    if lost == "one step":
+        document["steps"].remove(next(one for one in document["steps"] if one["op"] == "delete"))
+    else:
+        del document[lost]  # as the engine prints it when it is cancelled
+    with pytest.raises(CouldNotTell, match="the preview ended before it said all that would change"):
+        explain(json.dumps(document))
 
 
 # --- risks ----------------------------------------------------------------------------------------------------
