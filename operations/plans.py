@@ -22,7 +22,7 @@ import yaml
 from operations import recovery, report, stacks
 from operations.dns import CouldNotTell
 from operations.explain_preview import explain
-from operations.explain_preview.markdown import LIMIT, code, fence
+from operations.explain_preview.markdown import LIMIT, code, cut, fence
 from standards.finding import Finding, Problems
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _explained(
 
 
 def _failed(stack: str, reason: str, so_far: str = "") -> Report:
-    lines = reason.splitlines()[:REASONS]
+    lines = [*map(cut, reason.splitlines()[:REASONS])]
     while len(text := f"## Preview of {code(stack)}: failed\n\n{fence(lines, 'text')}\n") > LIMIT:
         lines.pop()
     if so_far and len(text) + len(so_far) < LIMIT:

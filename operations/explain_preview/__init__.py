@@ -12,7 +12,7 @@ from operations.dns import CouldNotTell
 from operations.explain_preview import engine, records, risks
 from operations.explain_preview import hosts as on_hosts
 from operations.explain_preview.catalogue import ANY, RISKS, Risk, listed
-from operations.explain_preview.markdown import LIMIT, Section, code, fence, render, words
+from operations.explain_preview.markdown import LIMIT, LONGEST, WHOLE, Section, code, contrast, fence, render, words
 from operations.report import FAILURES, OK, WARNINGS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ OUTPUTS_ELSEWHERE: Final = (
     "What the stack exports is not in a preview's JSON. To have it judged: "
     "`pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE`."
 )
-VALUE: Final = 160  # characters of a record's value: of a DKIM key the beginning is enough
+KEY: Final = 160  # characters of a DKIM record that comes or goes: of a key the beginning is enough
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _risks(found: Sequence[Risk]) -> Iterator[str]:
 
 def _record(record: RecordChange) -> str:
     lines = [f"- {DONE[record.kind]}: {code(record.type)} {code(record.name)}"]
-    before, after = (None if side is None else code(side, VALUE) for side in (record.before, record.after))
+    before, after = _sides(record)
     if record.reason:
         lines[0] += f" - {words(record.reason)}"
     if record.kind in {"update", "replace"} and record.before == record.after and record.before_known:
@@ -158,8 +158,18 @@ def _record(record: RecordChange) -> str:
             lines.append("  - before: not in a plan")
         if after is not None:
             lines.append(f"  - after: {after}")
-    lines += [f"  - also {code(what) if '->' in what else what}" for what in record.also]
+    lines += [f"  - also {code(what, WHOLE) if '->' in what else what}" for what in record.also]
     return "\n".join(lines)
+
+
+def _sides(record: RecordChange) -> tuple[str | None, str | None]:
+    """The values before and after as code, what differs in them always seen."""
+    if record.before is not None and record.after is not None and record.before != record.after:
+        old, new = contrast(record.before, record.after)
+        return code(old, WHOLE), code(new, WHOLE)
+    limit = KEY if record.role == "dkim" else LONGEST
+    old_one, new_one = (None if side is None else code(side, limit) for side in (record.before, record.after))
+    return old_one, new_one
 
 
 def _grouped(items: Iterable[tuple[Any, str]]) -> Iterator[tuple[Any, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 LIMIT: Final = 64_900  # characters; a comment at GitHub holds 65,536, and a line of the caller's own may come first
 LINE: Final = 400  # characters of one value
+LONGEST: Final = 4_000  # characters of one that is new or goes as a whole
+WHOLE: Final = sys.maxsize
+SHARED: Final = 60  # characters shown on each side of what differs
 _PLAIN: Final = re.compile(r"(?!.*\bwww\.)[A-Za-z0-9 ,.;:'()-]*")
 
 
@@ -21,13 +25,40 @@ def visible(text: str) -> str:
     return "".join(char if shows(char) else f"\\u{ord(char):04x}" for char in text)
 
 
+def cut(text: str, limit: int = LINE) -> str:
+    """The beginning of a text that is too long, and how long it is."""
+    return text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} characters)"
+
+
+def contrast(before: str, after: str, limit: int = LINE) -> tuple[str, str]:
+    """Both texts, where they are long cut at what they share at their ends: what differs is always shown."""
+    if before != after and visible(before) == visible(after):  # one spells out the number of what the other has
+        before, after = (text.replace("\\", "\\\\") for text in (before, after))
+    if max(len(before), len(after)) <= limit:
+        return before, after
+    head = _alike(before, after)
+    tail = _alike(before[head:][::-1], after[head:][::-1])
+    first, last = max(0, head - SHARED), max(0, tail - SHARED)
+    old, new = (f"{_gap(first)}{text[first : len(text) - last]}{_gap(last)}" for text in (before, after))
+    return old, new
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def _gap(left_out: int) -> str:
+    return f" ...({left_out} characters)... " if left_out else ""
+
+
 def code(value: object, limit: int = LINE) -> str:
     """A code span that shows exactly the value (CommonMark 6.1: nothing is special in it but its own backticks)."""
     text = visible(str(value))
     if not text:
         return "(empty)"
-    if len(text) > limit:
-        text = f"{text[: limit - 20]}... ({len(text)} characters)"
+    text = cut(text, limit)
     ticks = "`" * (_longest_run(text) + 1)
     pad = " " if text.strip(" ") and (text[0] in "` " or text[-1] in "` ") else ""
     return f"{ticks}{pad}{text}{pad}{ticks}"
@@ -40,7 +71,7 @@ def words(text: str) -> str:
 
 def fence(lines: Sequence[str], language: str = "diff") -> str:
     """A fenced block, its fence longer than any in it (CommonMark 4.5)."""
-    shown = [visible(line.replace("\t", "    "))[:LINE] for line in lines]
+    shown = [visible(line) for line in lines]
     ticks = "`" * max(3, _longest_run("\n".join(shown)) + 1)
     return "\n".join([f"{ticks}{language}", *shown, ticks])
 

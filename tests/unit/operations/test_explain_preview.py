@@ -23,7 +23,8 @@ from markdown_it import MarkdownIt
 
 from operations.dns import CouldNotTell
 from operations.explain_preview import ANY, OUTPUTS_ELSEWHERE, RISKS, explain
-from operations.explain_preview.markdown import LIMIT, Section, code, fence, render, words
+from operations.explain_preview.hosts import FileChange, diff
+from operations.explain_preview.markdown import LIMIT, WHOLE, Section, code, contrast, fence, render, words
 from scripts import explain_preview as script
 
 SAMPLES = Path(__file__).with_name("explain_preview")
@@ -392,6 +393,43 @@ def test_users_aliases_and_limits_need_no_restart_and_keys_and_configuration_do(
         plain(signs(), signs(), **{"chasquid.conf": ("a", "b")})
     )
     assert "another program," in restarts(command("install", {"version": "1"}, {"version": "2"}))
+
+
+# Long texts that differ little, and what may look the same though it is not.
+ALIKE = st.lists(st.sampled_from(["x" * 500, "a", "b", "\\", "u200b", "\u200b", "\t", "    ", "\r", "\x0b", "`", "\n"]),
+                 max_size=6).map("".join)  # fmt: skip
+
+
+@given(ALIKE, ALIKE)
+def test_values_that_differ_look_different(before: str, after: str) -> None:
+    old, new = (code(side, WHOLE) for side in contrast(before, after))
+    assert (old == new) == (before == after)
+
+
+@given(ALIKE, ALIKE)
+def test_lines_that_differ_look_different(before: str, after: str) -> None:
+    lines = fence(diff(FileChange(HOST, "x", before, after))).split("\n")[1:-1]
+    gone, come = ([line[1:] for line in lines[2:] if line[0] == sign] for sign in "-+")
+    assert (gone == come) == (before == after)
+
+
+def test_only_what_both_have_is_cut() -> None:
+    same = "x" * 500
+    head, tail = f" ...(441 characters)... {'x' * 59} ", f" {'x' * 59} ...(441 characters)... "
+    assert contrast(f"{same} old {same}", f"{same} new {same}") == (f"{head}old{tail}", f"{head}new{tail}")
+
+
+def test_what_is_added_at_the_end_of_a_long_record_or_line_is_shown() -> None:
+    spf = f"v=spf1 {' '.join(f'include:_spf{at}.example.net' for at in range(9))}"
+    many = "i: " + ", ".join(f"user{at}@example.net" for at in range(30))
+    text = preview(
+        dns("update", "d.example/spf", f'"{spf} -all"', f'"{spf} ip4:203.0.113.9 -all"'),
+        dns("create", "e.example/spf", None, f'"{spf} ip4:203.0.113.8 -all"'),
+        plain(signs(), signs(), **{"x.conf": (f"{many}, a@x.example", f"{many}, evil@x.example")}),
+    )
+    shown = explain(text).markdown
+    for told in ("ip4:203.0.113.9 -all`", "ip4:203.0.113.8 -all`", ", a@x.example\n", ", evil@x.example\n"):
+        assert told in shown
 
 
 def test_the_same_file_on_two_hosts_is_shown_once() -> None:
