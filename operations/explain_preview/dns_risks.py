@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from operations.explain_preview import hosts as on_hosts
 from operations.explain_preview.catalogue import Risk, risk
 from operations.explain_preview.markdown import code
-from standards import dmarc, spf
+from standards import dmarc, names, spf
+from standards.finding import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,20 +34,39 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
 
 def _mail(preview: Preview, records: Sequence[RecordChange]) -> Iterator[Risk]:
     mx = [record for record in records if record.role == "mx"]
-    lost: defaultdict[str, list[str]] = defaultdict(list)
+    gone = _hosts_gone(preview, records)
+    lost: defaultdict[str, set[str]] = defaultdict(set)
     for record in mx:
         if record.kind not in {"same", "create"} and (host := _lost_mx(record)):
-            lost[record.owner].append(host)
-    left = {record.owner for record in mx if _mx_host(record.after)} | _kept_mx(preview, mx)
-    hosts_gone = {record.owner for record in records if record.kind == "delete" and record.role in {"a", "aaaa"}}
-    hosts_gone |= {change.name for change in preview.changes if _is_host(change) and change.kind == "delete"}
-    for domain, hosts in sorted(lost.items()):
-        if domain in left:
-            continue
-        name, names = code(domain), " and ".join(code(host) for host in sorted(hosts))
-        yield risk("mail-stops", domain, f"mail for {name} stops arriving here: no MX leads to {names} any more")
-        if set(hosts) <= hosts_gone:
-            yield risk("last-mx-deleted", domain, f"the last MX host of {name} is deleted: {names}")
+            lost[record.owner].add(host)
+    there = _kept_mx(preview, mx) | {(record.owner, host) for record in mx if (host := _mx_host(record.after))}
+    left = {domain for domain, host in there if host not in gone}
+    stranded = {(domain, host) for domain, host in there if host in gone}
+    for domain in sorted({*lost, *(domain for domain, _ in stranded)} - left):
+        name, hosts = code(domain), " and ".join(map(code, sorted(lost[domain])))
+        if hosts:
+            yield risk("mail-stops", domain, f"mail for {name} stops arriving here: no MX leads to {hosts} any more")
+        for host in sorted(host for at, host in stranded if at == domain):
+            yield risk("mail-stops", domain,
+                       f"mail for {name} stops arriving here: its MX leads to {code(host)}, which has no address "
+                       "any more")  # fmt: skip
+        if hosts and lost[domain] <= gone:
+            yield risk("last-mx-deleted", domain, f"the last MX host of {name} is deleted: {hosts}")
+
+
+def _hosts_gone(preview: Preview, records: Sequence[RecordChange]) -> set[str]:
+    """Hosts that are taken down or lose their last address: without IPv6 a host goes on."""
+    gone = {change.name for change in preview.changes if _is_host(change) and change.kind == "delete"}
+    addresses = [record for record in records if record.role in {"a", "aaaa"}]
+    deleted = {record.key for record in addresses if record.kind == "delete"}
+    kept = {record.owner for record in addresses if record.kind != "delete"}
+    settings = {_name(host.get("name")): host for host in _listed(preview, "mailroom:hosts")}
+    for owner in {record.owner for record in addresses if record.key in deleted} - kept:
+        named = settings.get(owner, {})
+        wanted = {kind for kind, key in (("a", "ipv4"), ("aaaa", "ipv6")) if named.get(key)} or {"a"}
+        if all(f"{owner}/{kind}" in deleted for kind in wanted):
+            gone.add(owner)
+    return gone
 
 
 def _lost_mx(record: RecordChange) -> str | None:
@@ -56,10 +76,10 @@ def _lost_mx(record: RecordChange) -> str | None:
     return _mx_host(record.before)
 
 
-def _kept_mx(preview: Preview, mx: Iterable[RecordChange]) -> set[str]:
-    """Domains with an MX that the configuration wants and nobody deletes: records that stay are not in a preview."""
+def _kept_mx(preview: Preview, mx: Iterable[RecordChange]) -> set[tuple[str, str]]:
+    """(domain, host) of each MX that is wanted and nobody deletes: records that stay are not in a preview."""
     gone = {record.key for record in mx if record.kind == "delete"}
-    return {domain for domain, host in _wanted_mx(preview) if f"{domain}/mx/{host}" not in gone}
+    return {(domain, host) for domain, host in _wanted_mx(preview) if f"{domain}/mx/{host}" not in gone}
 
 
 def _is_host(change: Any) -> bool:
@@ -68,19 +88,30 @@ def _is_host(change: Any) -> bool:
 
 def _mx_host(value: str | None) -> str | None:
     """The host an MX leads to; None for none and for the null MX."""
-    return (value or "").rpartition(" ")[2].rstrip(".") or None
+    host = (value or "").rpartition(" ")[2]
+    return _name(host) if host.strip(".") else None
+
+
+def _name(text: object) -> str:
+    """A name as records have it, however somebody wrote it; what is no name stays as it is."""
+    try:
+        return names.dns_name(str(text))
+    except Invalid:
+        return str(text)
 
 
 def _wanted_mx(preview: Preview) -> Iterator[tuple[str, str]]:
-    """(domain, host) of every MX the configuration wants: records that stay are not in a preview."""
-    if preview.destroys:
-        return
-    domains, hosts = preview.config.get("mailroom:domains"), preview.config.get("mailroom:hosts")
-    for domain in domains if isinstance(domains, list) else ():
-        if isinstance(domain, dict) and domain.get("mail", "forward") == "forward":
-            for host in hosts if isinstance(hosts, list) else ():
-                if isinstance(host, dict):
-                    yield str(domain.get("name", "")).lower(), str(host.get("name", "")).lower()
+    """(domain, host) of every MX the configuration wants."""
+    for domain in () if preview.destroys else _listed(preview, "mailroom:domains"):
+        if domain.get("mail", "forward") == "forward":
+            for host in _listed(preview, "mailroom:hosts"):
+                yield _name(domain.get("name")), _name(host.get("name"))
+
+
+def _listed(preview: Preview, key: str) -> list[dict[str, Any]]:
+    """The entries of a list in the configuration."""
+    found = preview.config.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _addresses(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:

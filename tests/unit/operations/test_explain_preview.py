@@ -326,6 +326,42 @@ def test_an_mx_host_that_stays_is_not_the_deleted_one() -> None:
     assert set(ids(preview(GONE_MX, second, GONE_A))) == {"mail-stops", "address-changed"}
 
 
+GONE_AAAA = dns("delete", f"{HOST}/aaaa", "2001:db8::10", None, "AAAA")
+ELSEWHERE = [{"name": "example.com", "mail": "external"}]
+
+
+def test_a_host_that_only_loses_ipv6_is_not_deleted_and_one_without_any_address_is() -> None:
+    both = {"mailroom:domains": ELSEWHERE, "mailroom:hosts": [{"name": HOST, "ipv4": "192.0.2.10"}]}
+    assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_AAAA, config=both))
+    assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_AAAA))  # its A is not told, so it stays
+    assert "last-mx-deleted" in ids(preview(GONE_MX, GONE_AAAA, GONE_A, config=both))
+    only = {"mailroom:domains": ELSEWHERE, "mailroom:hosts": [{"name": HOST, "ipv6": "2001:db8::10"}]}
+    assert "last-mx-deleted" in ids(preview(GONE_MX, GONE_AAAA, config=only))
+    assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_A, config=only))
+    moved = dns("create", f"{HOST}/a", None, "192.0.2.11", "A")
+    assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_A, moved))
+
+
+def test_an_mx_that_leads_to_a_host_without_any_address_receives_nothing() -> None:
+    alone = {**MX, "mailroom:hosts": [{"name": HOST}]}
+    assert ids(preview(GONE_A, config=alone)) == ["mail-stops", "address-changed"]
+    assert "its MX leads to `smtp.example.com`, which has no address any more" in sentences(
+        preview(GONE_A, GONE_AAAA, config=alone)
+    )
+    assert "mail-stops" not in ids(preview(GONE_A, config=MX))  # another host has one
+    assert "mail-stops" not in ids(preview(GONE_AAAA, config=alone))
+
+
+@pytest.mark.parametrize("written", ["bücher.example", "BÜCHER.example.", "XN--bcher-kva.example"])
+@pytest.mark.parametrize("other", ["mx2.example.com", "MX2.Example.com."])
+def test_names_are_the_same_however_they_are_written(written: str, other: str) -> None:
+    config = {"mailroom:domains": [{"name": written}], "mailroom:hosts": [{"name": HOST}, {"name": other}]}
+    gone = dns("delete", f"xn--bcher-kva.example/mx/{HOST}", HOST, None, "MX", priority=10)
+    left = dns("delete", "xn--bcher-kva.example/mx/mx2.example.com", "mx2.example.com", None, "MX", priority=10)
+    assert ids(preview(gone, config=config)) == []
+    assert ids(preview(gone, left, config=config)) == ["mail-stops"]
+
+
 def test_a_host_that_goes_takes_its_users_and_switches_with_it_as_one_risk() -> None:
     policy = signs("m1", rspamd=True, users={"i@example.com": {}})
     gone = step("delete", "mailroom:index:Host", HOST, {})
