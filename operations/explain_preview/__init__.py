@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -97,7 +97,11 @@ def explain(text: str, plan: str = "", limit: int = LIMIT) -> Explanation:
 def _explain(preview: Preview, limit: int) -> Explanation:
     dns, hosts = records.changes(preview), on_hosts.changes(preview)
     found = risks.find(preview, dns, hosts)
+    # that a resource is protected, or no longer, the engine calls the same
+    guarded = [change for change in preview.changes if change.kind == "same" and len({*change.protected}) > 1]
     counts: Counter[Kind] = Counter(change.kind for change in preview.changes if change.kind != "same")
+    counts["update"] += len(guarded)
+    preview = replace(preview, unchanged=preview.unchanged - len(guarded))
     sections = [
         Section("Risks", "kinds of risk", list(_risks(found))),
         Section("DNS records", "DNS records", [_record(one) for one in dns if one.kind != "same"]),
@@ -219,7 +223,9 @@ def _file(one: FileChange) -> str:
     if not one.readable:
         return "changes; what it was is not in this preview\n"
     how = "new" if one.before is None else "deleted" if one.after is None else "changed"
-    return f"{how}\n\n{fence(on_hosts.diff(one))}\n"
+    if one.modes:
+        how += f", mode {code(one.modes[0])} -> {code(one.modes[1])}"
+    return f"{how}\n\n{fence(on_hosts.diff(one))}\n" if one.before != one.after else f"{how}\n"
 
 
 def _others(preview: Preview) -> Iterator[str]:
@@ -227,6 +233,9 @@ def _others(preview: Preview) -> Iterator[str]:
     groups: defaultdict[tuple[str, str, tuple[str, ...]], list[str]] = defaultdict(list)
     scripts: dict[str, list[str]] = {}
     for change in preview.changes:
+        if len({*change.protected}) > 1:
+            how = "protected" if change.protected[1] else "no longer protected"
+            groups[how, change.type.rpartition("/")[2], ()].append(change.name)
         if change.kind == "same" or change.type in {engine.STACK, records.TYPE} or "mailroom:index:" in change.type:
             continue
         host, _, role = change.name.rpartition("/")

@@ -1,14 +1,15 @@
-"""The risks that changed DNS records bring: mail that stops, signatures that fail, policies that ask for less."""
+"""The risks that changed DNS records bring: mail that stops, addresses that move, signatures that fail."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from operations.explain_preview import hosts as on_hosts
+from operations.explain_preview import policy_risks
 from operations.explain_preview.catalogue import Risk, risk
 from operations.explain_preview.markdown import code
-from standards import dmarc, names, spf
+from standards import dmarc, names
 from standards.finding import Invalid
 
 if TYPE_CHECKING:
@@ -18,15 +19,13 @@ if TYPE_CHECKING:
     from operations.explain_preview.hosts import HostChange
     from operations.explain_preview.records import RecordChange
 
-_QUALIFIERS: Final = {"+": 0, "?": 1, "~": 2, "-": 3}
-
 
 def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:
     """Every risk of the records of a preview; `hosts` tell which keys sign."""
     yield from _mail(preview, records)
     yield from _addresses(records, hosts)
     yield from _dkim(preview, records, hosts)
-    yield from _policies(records, hosts)
+    yield from policy_risks.find(records, hosts)
 
 
 # --- receiving ------------------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ def _addresses(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> 
     removed = {host.name for host in hosts if host.kind == "delete"}
     for record in records:
         name = code(record.name)
-        if record.role in {"a", "aaaa"} and _moves(record):
+        if record.role in {"a", "aaaa"} and record.moves:
             what = f"loses its address {code(record.before or record.type)}"
             if record.kind != "delete":
                 what = f"moves to {code(record.after or '?')}"
@@ -130,13 +129,7 @@ def _addresses(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> 
             yield risk("proxied", record.key, f"{name} would answer with Cloudflare's edge, which speaks no SMTP")
 
 
-def _moves(record: RecordChange) -> bool:
-    """Whether an address that was there is there no longer."""
-    stays = record.before_known and record.before == record.after
-    return record.kind == "delete" or (record.kind in {"update", "replace"} and not stays)
-
-
-# --- signing and policies -------------------------------------------------------------------------------------
+# --- signing ---------------------------------------------------------------------------------------------------
 
 
 def _dkim(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:
@@ -194,78 +187,3 @@ def _signing(hosts: Iterable[HostChange]) -> tuple[set[tuple[str, str]], set[tup
             served |= set(policy[1].get("domains") or ())
     # A domain that is served no more sends nothing: only its records tell.
     return before, after | {(domain, "") for domain in told - served}, told
-
-
-def _policies(records: Iterable[RecordChange], hosts: Iterable[HostChange]) -> Iterator[Risk]:
-    leaving = {host.name for host in hosts if host.kind == "delete"}  # nobody says EHLO with its name any more
-    for record in records:
-        if record.kind not in {"update", "replace", "delete"} or record.owner in leaving:
-            continue
-        if record.role == "dmarc":
-            yield from _dmarc(record)
-        elif record.role in {"spf", "spf-hosts"}:
-            yield from _spf(record)
-
-
-def _dmarc(record: RecordChange) -> Iterator[Risk]:
-    new = _wishes(record.after)
-    if not record.before_known:
-        if new["p"] in {"none", "nothing"}:
-            yield risk("dmarc-weakened", record.owner,
-                       f"DMARC of {code(record.owner)} becomes {new['p']}; a plan has not what it was")  # fmt: skip
-        return
-    old = _wishes(record.before)
-    for tag, of in (("p", ""), ("sp", " for subdomains"), ("np", " for names that do not exist")):
-        if _strength(new[tag]) < _strength(old[tag]) and (tag == "p" or (old[tag], new[tag]) != (old["p"], new["p"])):
-            yield risk("dmarc-weakened", record.owner,
-                       f"DMARC weakened from {old[tag]} to {new[tag]}{of} at {code(record.owner)}")  # fmt: skip
-    if new["t"] == "y" != old["t"]:
-        yield risk("dmarc-weakened", record.owner,
-                   f"DMARC at {code(record.owner)} only tests: receivers act one step milder")  # fmt: skip
-
-
-def _wishes(text: str | None) -> dict[str, str]:
-    """p, sp, np and t as a receiver takes them (RFC 9989 section 4.7: sp follows p, np follows sp)."""
-    tags = dmarc.tags(text) if text else {}
-    policy = _word(tags.get("p"), "none") if text else "nothing"
-    sub = _word(tags.get("sp"), policy)
-    return {"p": policy, "sp": sub, "np": _word(tags.get("np"), sub), "t": tags.get("t", "n").lower()}
-
-
-def _word(word: str | None, default: str) -> str:
-    word = (word or default).lower()
-    return word if word in dmarc.POLICIES else default
-
-
-def _strength(word: str) -> int:
-    return ("nothing", *dmarc.POLICIES).index(word)
-
-
-def _spf(record: RecordChange) -> Iterator[Risk]:
-    name = code(record.name)
-    if record.kind == "delete":
-        yield risk("spf-weakened", record.key, f"SPF of {name} is deleted")
-        return
-    if record.after is None or not spf.is_record(record.after):
-        return
-    new = _all(record.after)
-    strangers = [term for term in record.after.split()[1:] if spf.authorises_strangers(term)]
-    if not record.before_known:
-        if _QUALIFIERS[new] < _QUALIFIERS["~"]:
-            yield risk("spf-weakened", record.key, f"SPF of {name} ends with {code(new + 'all')}")
-        return
-    old = _all(record.before or "")
-    if _QUALIFIERS[new] < _QUALIFIERS[old]:
-        yield risk("spf-weakened", record.key,
-                   f"SPF of {name} weakened from {code(old + 'all')} to {code(new + 'all')}")  # fmt: skip
-    for term in strangers:
-        if term not in (record.before or "").split() and not term.lower().endswith("all"):
-            yield risk("spf-weakened", record.key, f"SPF of {name} lets strangers send: {code(term)}")
-
-
-def _all(text: str) -> str:
-    """The qualifier of `all`; without one the answer is neutral (RFC 7208 section 4.7)."""
-    for term in text.lower().split():
-        if term.lstrip("+-~?") == "all":
-            return term[0] if term[0] in _QUALIFIERS else "+"
-    return "?"

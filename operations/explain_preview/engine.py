@@ -47,6 +47,7 @@ class Change:
     before_known: bool = True
     secret_outputs: frozenset[str] | None = None
     triggers: tuple[Any, Any] = (None, None)  # replacement triggers before and after
+    protected: tuple[bool, bool] = (False, False)  # from being deleted, before and after
 
     @property
     def type(self) -> str:
@@ -194,7 +195,12 @@ def _of_steps(urn: str, steps: Iterable[Mapping[str, Any]]) -> Change:
         changed=frozenset(key.partition(".")[0].partition("[")[0] for key in diffs),
         secret_outputs=None if new is None or new.get("event") else frozenset(new.get("additionalSecretOutputs") or ()),
         triggers=((old or {}).get("replacementTrigger"), (new or {}).get("replacementTrigger")),
+        protected=(_protected(old), _protected(new)) if old and new else (False, False),
     )
+
+
+def _protected(state: Mapping[str, Any]) -> bool:
+    return state.get("protect") is True
 
 
 def _values(state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -37,6 +37,7 @@ class FileChange:
     before: str | None
     after: str | None
     readable: bool = True
+    modes: tuple[str, str] | None = None  # where they differ
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class HostChange:
     settings: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})
     access: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
     policy: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None  # policy.json before and after, where it changes
+    policies: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {})  # the same where it stays, too
     planned: Mapping[str, Any] | None = None  # policy.json of a plan, which does not say what it was
 
     @property
@@ -105,9 +107,8 @@ def _trigger(host: HostChange) -> None:
 
 
 def _finish(host: HostChange) -> None:
-    for one in host.files:
-        if one.path == POLICY:
-            host.policy = _mapping(one.before), _mapping(one.after)
+    if any(one.path == POLICY for one in host.files):
+        host.policy = host.policies
     if host.kind == "delete":  # its files go with it: that is one line, not a hundred
         host.files, host.secret_files = [], []
 
@@ -135,8 +136,9 @@ def _read_command(host: HostChange, role: str, change: Change) -> None:
     elif role == "plain" or "plain" in kinds:
         hidden = any(value is UNKNOWN or isinstance(value, Secret) for value in stdin)
         _add_files(host, change, "", before.get("files"), after.get("files"), hidden=hidden)
+        host.policies = _policy(before), _policy(after)
         if not change.before_known and "stdin" in change.changed:
-            host.planned = _mapping(_texts(after.get("files")).get(POLICY))
+            host.planned = host.policies[1]
     elif role == "guard":
         _add_files(host, change, "/etc/fail2ban/", before.get("fail2ban"), after.get("fail2ban"))
 
@@ -148,12 +150,22 @@ def _add_files(host: HostChange, change: Change, folder: str, old: Any, new: Any
             host.files.append(FileChange(host.name, f"{folder}*", None, None, readable=False))
         return
     for path in sorted({*before, *after}):
-        if before.get(path) == after.get(path):
+        sides, modes = (before.get(path), after.get(path)), (_mode(old, path), _mode(new, path))
+        moded = modes if all(modes) and modes[0] != modes[1] else None
+        if sides[0] == sides[1] and not moded:
             continue
         if SECRET_PATH.fullmatch(path):
-            host.secret_files.append(_secret_file(host.name, folder + path, before.get(path), after.get(path)))
+            host.secret_files.append(_secret_file(host.name, folder + path, *sides))
         else:
-            host.files.append(FileChange(host.name, folder + path, before.get(path), after.get(path)))
+            host.files.append(FileChange(host.name, folder + path, *sides, modes=moded))
+
+
+def _policy(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _mapping(_texts(payload.get("files")).get(POLICY))
+
+
+def _mode(files: Any, path: str) -> str:
+    return str(_mapping(_mapping(files).get(path)).get("mode", ""))
 
 
 def _texts(files: Any) -> dict[str, str]:

@@ -54,6 +54,12 @@ class RecordChange:
         """The selector of a DKIM record, the host of an MX."""
         return self.key.split("/", 2)[2] if self.key.count("/") > 1 else ""
 
+    @property
+    def moves(self) -> bool:
+        """Whether what it said is there no longer."""
+        stays = self.before_known and self.before == self.after
+        return self.kind == "delete" or (self.kind in {"update", "replace"} and not stays)
+
 
 def changes(preview: Preview) -> list[RecordChange]:
     """Every record of a preview, of a plan also those that stay, in the order of their owners and names."""

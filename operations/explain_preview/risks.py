@@ -22,6 +22,8 @@ SECRET_OUTPUTS: Final[Mapping[str, frozenset[str]]] = {
     "DkimKey": frozenset({"private"}),
     "Users": frozenset({"passwords", "files", "hashes", "changed"}),
 }
+LIMITS: Final = ("minute", "hour", "day", "newRecipients", "recipientsPerMessage", "warmUp")
+FAR: Final = 10  # times as much
 
 
 def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> list[Risk]:
@@ -38,6 +40,11 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
         for change in preview.changes
         if change.type.endswith("mailroom:SpfTakeover") and change.kind in {"create", "update", "replace"}
     ]  # fmt: skip
+    found += [
+        risk("unprotected", change.name, f"{code(change.name)} is no longer protected from being deleted")
+        for change in preview.changes
+        if change.protected == (True, False)
+    ]
     if preview.destroys:
         found.append(risk("stack-destroyed", preview.stack, f"the whole stack {code(preview.stack)} is taken down"))
     return sorted(set(found))
@@ -129,19 +136,61 @@ def _people(preview: Preview, hosts: Iterable[HostChange]) -> Iterator[Risk]:
         return
     for host in hosts:
         policy = host.policy
+        if policy and host.kind != "delete":
+            yield from _users(*policy)
+            yield from _more(host.name, policy, f"{code(host.name)} may")
         for entry in on_hosts.entries(host):
             if entry.after:
                 continue
             if entry.what == "user":
                 yield risk("user-removed", entry.name, f"user {code(entry.name)} can no longer log in")
-            elif not _caught(entry.name, host, policy):
+            elif not _caught(entry.name, host):
                 yield risk("alias-removed", entry.name, f"mail to {code(entry.name)} is refused from now on")
 
 
-def _caught(address: str, host: HostChange, policy: tuple[Mapping[str, Any], Mapping[str, Any]] | None) -> bool:
+def _caught(address: str, host: HostChange) -> bool:
     """Whether mail to an alias that goes is taken by the catch-all, or its domain is served no more (`mail-stops`)."""
     name, _, domain = address.rpartition("@")
+    if all(_of(side, "domains", domain).get("mail") == "external" for side in host.policies):
+        return True  # nothing of the domain arrives here, before and after
     for one in host.files:
         if one.path == f"domains/{domain}/aliases":
             return one.after is None or "*" in on_hosts.aliases(one.after) or name == "*"
-    return policy is None
+    return host.policy is None
+
+
+def _of(policy: Mapping[str, Any], part: str, name: str) -> Mapping[str, Any]:
+    """What a policy.json says of a user or domain."""
+    found = (policy.get(part) or {}).get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _users(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Risk]:
+    """Users that stay and may do more than before."""
+    for user in sorted(set(old.get("users") or ()) & set(new.get("users") or ())):
+        before, after = _of(old, "users", user), _of(new, "users", user)
+        more = {*(after.get("identities") or ())} - {*(before.get("identities") or ())}
+        if named := sorted(one for one in more if not _receives(user, one, new)):
+            addresses = ", ".join(map(code, named))
+            yield risk("may-send-as", user, f"user {code(user)} may send as {addresses} from now on")
+        yield from _more(user, (before.get("limits") or {}, after.get("limits") or {}), f"user {code(user)} may")
+
+
+def _receives(user: str, address: str, policy: Mapping[str, Any]) -> bool:
+    """Whether an address is the user's because its alias leads there: the alias is told by itself."""
+    name, _, domain = address.rpartition("@")
+    local, _, at = user.rpartition("@")
+    targets = (_of(policy, "domains", domain).get("aliases") or {}).get(name) or ()
+    return user in targets or (at == domain and local in targets)
+
+
+def _more(subject: str, limits: tuple[Mapping[str, Any], Mapping[str, Any]], who: str) -> Iterator[Risk]:
+    """Limits that rise so far that a stolen password does other harm, and a warm-up that is switched off."""
+    for name in LIMITS:
+        old, new = (side.get(name) for side in limits)
+        if isinstance(old, int) and isinstance(new, int) and old > 0:
+            if new >= FAR * old:
+                yield risk("limits-raised", f"{subject} {name}",
+                           f"{who} send far more: {code(name)} rises from {old:,} to {new:,}")  # fmt: skip
+            elif name == "warmUp" and new == 0:
+                yield risk("limits-raised", f"{subject} {name}", f"{who} send without a warm-up from now on")

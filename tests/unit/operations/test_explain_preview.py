@@ -95,6 +95,17 @@ def signs(*selectors: str, **more: Any) -> dict[str, Any]:
     return {"domains": {"example.com": {"selectors": list(selectors)}}, "users": {}, "gate": True, **more}
 
 
+def may(*identities: str, **limits: int) -> dict[str, Any]:
+    return {"identities": list(identities), "limits": limits}
+
+
+def protected(before: bool, after: bool) -> dict[str, Any]:
+    """A record that stays as it is, as the engine shows it where its protection changes."""
+    same = dns("same", "example.com/x", '"x"', '"x"')
+    same["oldState"]["protect"], same["newState"]["protect"] = before, after
+    return same
+
+
 def access(old: Any, new: Any, op: str = "update") -> dict[str, Any]:
     sides = (None if side is None else {"payload": json.dumps({"ssh_port": 22, **side})} for side in (old, new))
     return step(op, f"{DYNAMIC}Access", f"{HOST}/access", *sides)
@@ -252,6 +263,12 @@ RISKY = {
     "unsigned": preview(plain(signs("m1"), signs())),
     "dmarc-weakened": preview(dns("update", "example.com/dmarc", '"v=DMARC1; p=reject"', '"v=DMARC1; p=none"')),
     "spf-weakened": preview(dns("update", "example.com/spf", '"v=spf1 mx -all"', '"v=spf1 mx ~all"')),
+    "unprotected": preview(protected(True, False)),
+    "spf-narrowed": preview(dns("update", "example.com/spf", '"v=spf1 include:a.example -all"', '"v=spf1 -all"')),
+    "may-send-as": preview(plain(signs("m1", users={"i@example.com": may("i@example.com")}),
+                                 signs("m1", users={"i@example.com": may("i@example.com", "*@example.org")}))),
+    "limits-raised": preview(plain(signs("m1", users={"i@example.com": may(day=1000)}),
+                                   signs("m1", users={"i@example.com": may(day=10_000)}))),
     "proxied": preview(step("update", DNS, f"{HOST}/a", {"content": "192.0.2.10", "type": "A", "proxied": False},
                             {"content": "192.0.2.10", "type": "A", "proxied": True})),
     "gate-off": preview(plain(signs("m1"), signs("m1", gate=False))),
@@ -269,6 +286,14 @@ HARMLESS = {
     "DMARC says what it meant before": preview(
         dns("update", "d.example/dmarc", '"v=DMARC1; p=reject"', '"v=DMARC1; p=reject; sp=reject"')
     ),
+    "DMARC holds for more, and is exact": preview(
+        dns(
+            "update",
+            "d.example/dmarc",
+            '"v=DMARC1; p=reject; pct=10"',
+            '"v=DMARC1; p=reject; pct=100; adkim=s; aspf=s"',
+        )
+    ),
     "SPF gets stricter": preview(dns("update", "d.example/spf", '"v=spf1 ?all"', '"v=spf1 -all"')),
     "a retiring selector goes": preview(
         dns("delete", "example.com/dkim/m1", '"v=DKIM1; p=AA"', None), plain(signs("m2"), signs("m2", warmUp=1))
@@ -282,6 +307,51 @@ HARMLESS = {
     "ports are closed": preview(access({"allow_tcp": [443]}, {"allow_tcp": []})),
     "an alias goes into the catch-all": preview(
         plain(signs("m1"), signs("m1"), **{"domains__example.com__aliases": ("a: b@example.net", "*: b@example.net")})
+    ),
+    "a resource is protected": preview(protected(False, True)),
+    "an SPF record gets more, in another order and spelling": preview(
+        dns(
+            "update",
+            "d.example/spf",
+            '"v=spf1 include:A.example +ip4:192.0.2.10 mx -all"',
+            '"v=spf1 mx ip4:192.0.2.0/24 include:a.example a -all"',
+        )
+    ),
+    "an SPF record stops to let everybody in": preview(
+        dns("update", "d.example/spf", '"v=spf1 mx +all"', '"v=spf1 mx -all"')
+    ),
+    "an address goes from SPF with its host": preview(
+        GONE_A,
+        dns("update", "d.example/spf", '"v=spf1 ip4:192.0.2.10 ip4:192.0.2.9 -all"', '"v=spf1 ip4:192.0.2.9 -all"'),
+    ),
+    "a DMARC record whose value is not known yet": preview(
+        dns("update", "d.example/dmarc", '"v=DMARC1; p=reject"', "04da6b54-80e4-46f7-96ec-b56ff0331ba9")
+    ),
+    "an SPF record whose value is not known yet": preview(
+        dns("update", "d.example/spf", '"v=spf1 -all"', "04da6b54-80e4-46f7-96ec-b56ff0331ba9")
+    ),
+    "a user gets an alias, and may send as it": preview(
+        plain(
+            signs("m1", users={"i@example.com": may("i@example.com")}),
+            {
+                "domains": {"example.com": {"selectors": ["m1"], "aliases": {"info": ["i"]}}},
+                "users": {"i@example.com": may("i@example.com", "info@example.com")},
+            },
+        )
+    ),
+    "a limit rises a little": preview(
+        plain(
+            signs("m1", users={"i@example.com": may(day=1000, warmUp=100)}),
+            signs("m1", users={"i@example.com": may(day=9999, warmUp=900)}),
+        )
+    ),
+    "an alias goes from a domain whose mail arrives elsewhere": preview(
+        plain(
+            {"domains": {"example.com": {"mail": "external"}}},
+            {"domains": {"example.com": {"mail": "external"}}},
+            domains__example__aliases=("", ""),
+            **{"domains__example.com__aliases": ("i: me@example.net", "")},
+        )
     ),
     "the gate goes on": preview(plain(signs("m1", gate=False), signs("m1", gate=True))),
     "a marked secret": preview(
@@ -374,6 +444,51 @@ def test_a_plan_cannot_tell_whether_a_selector_is_active_and_says_so() -> None:
     assert "whether it is still active is not in this plan" in sentences(text)
 
 
+def test_what_is_no_longer_protected_is_a_change_and_told_by_its_name() -> None:
+    shown = explain(preview(protected(True, False)))
+    assert shown.markdown.startswith("## Preview of `prod`: 1 changed, 2 unchanged\n")
+    assert "- no longer protected: `dnsRecord:DnsRecord` `example.com/x`" in shown.markdown
+    assert shown.counts["update"] == 1
+    assert "- protected: `dnsRecord:DnsRecord` `example.com/x`" in explain(preview(protected(False, True))).markdown
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("v=spf1 include:_spf.google.com -all", "v=spf1 -all", "mail from `include:_spf.google.com` is no longer"),
+        ("v=spf1 ip4:192.0.2.10 -all", "v=spf1 ip4:192.0.2.11 -all", "mail from `ip4:192.0.2.10` is no longer allowed"),
+        ("v=spf1 ip4:192.0.2.0/24 -all", "v=spf1 ip4:192.0.2.0/25 -all", "mail from `ip4:192.0.2.0/24` is no longer"),
+        ("v=spf1 ip6:2001:db8::10 -all", "v=spf1 ip4:192.0.2.0/25 -all", "mail from `ip6:2001:db8::10` is no longer"),
+        ("v=spf1 mx -all", "v=spf1 ~mx -all", "mail from `mx` is no longer allowed by SPF"),
+        ("v=spf1 mx -all", "v=spf 1 mx -all", "becomes a text that is no SPF record"),
+        ("v=spf1 mx -all", "v=spf2 mx -all", "becomes a text that is no SPF record"),
+        ("v=spf1 mx -all", "", "becomes a text that is no SPF record"),
+    ],
+)
+def test_an_spf_record_that_loses_senders_or_its_meaning_is_seen(old: str, new: str, said: str) -> None:
+    assert said in sentences(preview(dns("update", "d.example/spf", f'"{old}"', f'"{new}"')))
+
+
+def test_a_switched_off_warm_up_is_seen_of_a_user_and_of_a_host() -> None:
+    text = preview(plain(signs("m1", warmUp=500, users={"i@example.com": may(warmUp=100)}),
+                         signs("m1", warmUp=0, users={"i@example.com": may(warmUp=0)})))  # fmt: skip
+    assert sentences(text) == (
+        "user `i@example.com` may send without a warm-up from now on\n"
+        "`smtp.example.com` may send without a warm-up from now on"
+    )
+
+
+def test_another_mode_of_a_file_is_shown() -> None:
+    def payload(mode: str, *lines: str) -> dict[str, Any]:
+        return {"kind": "plain", "files": {"x.conf": {"mode": mode, "lines": list(lines)}}}
+
+    shown = explain(preview(command("plain", payload("0640", "a"), payload("0666", "a")))).markdown
+    assert f"`x.conf` on `{HOST}`: changed, mode `0640` -> `0666`\n" in shown
+    assert "```diff" not in shown
+    both = explain(preview(command("plain", payload("0640", "a"), payload("0666", "b")))).markdown
+    assert "changed, mode `0640` -> `0666`\n\n```diff\n" in both
+
+
 def test_a_null_mx_in_place_of_ours_stops_mail() -> None:
     both = [GONE_MX, dns("create", "example.com/mx", None, ".", "MX", priority=0)]
     assert ids(preview(*both)) == ["mail-stops"]
@@ -388,6 +503,12 @@ def test_a_null_mx_in_place_of_ours_stops_mail() -> None:
         ("v=DMARC1; p=none; sp=reject", "v=DMARC1; p=none", "from reject to none for subdomains at"),
         ("v=DMARC1; p=reject", "v=DMARC1; p=reject; t=y", "only tests"),
         ("v=DMARC1; p=reject", None, "from reject to nothing at"),
+        ("v=DMARC1; p=reject", "p=reject", "from reject to nothing at"),
+        ("v=DMARC1; p=reject", "p=reject; v=DMARC1", "from reject to nothing at"),
+        ("v=DMARC1; p=reject", "v=DMARC2; p=reject", "from reject to nothing at"),
+        ("v=DMARC1; p=reject", "v=DMARC1; p=reject; pct=1", "holds for 1 % of mail instead of 100 %"),
+        ("v=DMARC1; p=reject; adkim=s", "v=DMARC1; p=reject", "takes mail signed by its subdomains for its own"),
+        ("v=DMARC1; p=reject; aspf=s", "v=DMARC1; p=reject; aspf=r", "takes mail sent by its subdomains for its own"),
     ],
 )
 def test_every_way_to_ask_for_less_by_dmarc_is_seen(old: str, new: str | None, said: str) -> None:
