@@ -102,15 +102,16 @@ def _explain(preview: Preview, limit: int) -> Explanation:
     counts: Counter[Kind] = Counter(change.kind for change in preview.changes if change.kind != "same")
     counts["update"] += len(guarded)
     preview = replace(preview, unchanged=preview.unchanged - len(guarded))
+    # what is short gets its room first, or a thousand records would leave none for one restart
     sections = [
-        Section("Risks", "kinds of risk", list(_risks(found))),
-        Section("DNS records", "DNS records", [_record(one) for one in dns if one.kind != "same"]),
-        Section("Users and aliases", "users and aliases", list(_entries(hosts))),
-        Section("Restarts", "hosts with restarts", list(_restarts(hosts))),
-        Section("Secret files", "secret files", list(_secret_files(hosts))),
-        Section("Files on the hosts", "files on the hosts", list(_files(hosts))),
-        Section("Further changes", "further changes", list(_others(preview))),
-        Section("Warnings of the program", "warnings", [f"- {words(warning)}" for warning in preview.warnings]),
+        Section("Risks", "kinds of risk", list(_risks(found)), 0),
+        Section("DNS records", "DNS records", [_record(one) for one in dns if one.kind != "same"], 5),
+        Section("Users and aliases", "users and aliases", list(_entries(hosts)), 4),
+        Section("Restarts", "hosts with restarts", list(_restarts(hosts)), 1),
+        Section("Secret files", "secret files", list(_secret_files(hosts)), 2),
+        Section("Files on the hosts", "files on the hosts", list(_files(hosts)), 6),
+        Section("Further changes", "further changes", list(_others(preview)), 7),
+        Section("Warnings of the program", "warnings", [f"- {words(warning)}" for warning in preview.warnings], 3),
     ]
     markdown = preview.scrub(render(_head(preview, counts), sections, limit))
     shown = tuple(Risk(risk.rank, risk.id, preview.scrub(risk.subject), preview.scrub(risk.sentence)) for risk in found)

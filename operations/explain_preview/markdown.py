@@ -87,23 +87,27 @@ class Section:
     title: str
     noun: str
     blocks: Sequence[str]
+    rank: int = 0  # lower ones get their room first
 
 
 def render(head: str, sections: Sequence[Section], limit: int = LIMIT) -> str:
     """All sections in their order; blocks that do not fit are left out, and the last sentence says which."""
     room = limit - len(head) - 600  # the last sentence
-    parts, missing = [head], []
-    for section in sections:
-        kept: list[str] = []
+    fitting: dict[int, list[str]] = {}
+    for at, section in sorted(enumerate(sections), key=lambda pair: pair[1].rank):
         left = room - len(section.title) - 8
+        fitting[at] = []
         for block in section.blocks:
             if len(block) + 2 <= left:
-                kept.append(block)
+                fitting[at].append(block)
                 left -= len(block) + 2
-        if kept:
-            parts.append("\n".join([f"### {section.title}\n", *kept]).rstrip())
+        if fitting[at]:
             room = left
-        if dropped := len(section.blocks) - len(kept):
+    parts, missing = [head], []
+    for at, section in enumerate(sections):
+        if fitting[at]:
+            parts.append("\n".join([f"### {section.title}\n", *fitting[at]]).rstrip())
+        if dropped := len(section.blocks) - len(fitting[at]):
             missing.append(f"{dropped} of {len(section.blocks)} {section.noun}")
     if missing:
         parts.append(f"**Left out for length:** {', '.join(missing)}. `pulumi preview --diff` shows everything.")

@@ -778,6 +778,21 @@ def test_a_long_explanation_is_cut_between_its_parts_and_says_what_is_missing() 
     assert kept > 300
 
 
+def test_many_records_leave_room_for_the_short_sections() -> None:
+    records = [dns("create", f"d{at}.example/spf", None, f'"v=spf1 {"a" * 90} -all"') for at in range(1000)]
+    warning = {"severity": "warning", "message": "warning: look here"}
+    users = {"i@example.com": {}}
+    text = preview(*records, command("activate", {"a": 1}, {"a": 2}), command("secret", "[secret]", "[secret]"),
+                   plain(signs("m1"), signs("m1", users=users)), diagnostics=[warning])  # fmt: skip
+    shown = explain(text).markdown
+    for told in ("chasquid keeps running", "users and DKIM keys: changed", "- look here", "user added"):
+        assert told in shown
+    titles = [line for line in shown.splitlines() if line.startswith("### ")]
+    assert titles == ["### DNS records", "### Users and aliases", "### Restarts", "### Secret files",
+                      "### Warnings of the program"]  # fmt: skip
+    assert "1 of 1 files on the hosts" in shown.splitlines()[-1]
+
+
 def test_a_thousand_removed_users_do_not_crowd_out_the_other_risks() -> None:
     users = {f"u{at}@example.com": {} for at in range(1000)}
     shown = explain(preview(plain(signs("m1", users=users), signs("m1", gate=False)))).markdown
