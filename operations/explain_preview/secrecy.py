@@ -23,11 +23,19 @@ SECRET_PATH: Final = re.compile(r"(.*/)?(users|dkim:[^/]*|[^/]*\.pem|[^/]*\.key)
 SHORTEST: Final = 8  # a shorter one also stands in words that are none
 
 _KEYS: Final = re.compile(
-    r"[\w:]*(token|pass(word|words|phrase)|private_?key|dkim_?keys)|private|\w+secret|secret_?key|hashes|imported",
+    r"[\w:.-]*(tokens?|pass(word|wd|phrase)s?|secrets?|credentials?|(private|secret|api|access)[_-]?keys?|dkim[_-]?keys)"
+    r"([_-]?pem)?[0-9]*|private|hashes|imported",
     re.IGNORECASE,
 )
-_PEM: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=\s]{32,}(-----END [A-Z ]*KEY-----)?")
-_HASH: Final = re.compile(r"\$scrypt\$[^\s\"'`]{24,}")
+_NAMES: Final = "mailroom:domains.users.tokens"  # the names of programs that log in, not what they log in with
+_LOOKS: Final = (
+    re.compile(  # also on one line, its ends of lines spelled out
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:\s|\\[nr])+(?:[A-Za-z0-9+/=\s]|\\[nr]){32,}(?:-----END [A-Z ]*KEY-----)?"
+    ),
+    re.compile(r"\$scrypt\$[^\s\"'`]{24,}"),
+    re.compile(r"AGE-SECRET-KEY-1[A-Z0-9]{16,}", re.IGNORECASE),
+    re.compile(r"(?<=://)[^\s/:@\"'`]*:[^\s/@\"'`]+(?=@)"),  # user:password@ of a URL
+)
 
 
 @dataclass(frozen=True)
@@ -103,21 +111,22 @@ def in_clear(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, item in value.items():
             place = f"{path}.{key}" if path else str(key)
-            if _KEYS.fullmatch(str(key)):
+            if _KEYS.fullmatch(str(key)) and place != _NAMES:
                 yield from ((place, text) for text in texts(parsed(item)))
             else:
                 yield from in_clear(item, place)
     elif isinstance(value, list):
-        for item in value:
+        items = [parsed(item) for item in value]
+        for item in items:
             if not isinstance(item, str):
                 yield from in_clear(item, path)
-        yield from _looks("\n".join(item for item in value if isinstance(item, str)), path)  # the lines of a file
+        yield from _looks("\n".join(item for item in items if isinstance(item, str)), path)  # the lines of a file
     elif isinstance(value, str):
         yield from _looks(value, path)
 
 
 def _looks(text: str, path: str) -> Iterator[tuple[str, str]]:
-    yield from ((path, found[0]) for pattern in (_PEM, _HASH) for found in pattern.finditer(text))
+    yield from ((path, found[0]) for pattern in _LOOKS for found in pattern.finditer(text))
 
 
 def secret_files(payload: Any) -> Iterator[tuple[str, str]]:
@@ -132,15 +141,15 @@ def secret_files(payload: Any) -> Iterator[tuple[str, str]]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every text in a value that is not empty."""
+    """Every text in a value that is not empty, and every number."""
     if isinstance(value, dict):
         for item in value.values():
             yield from texts(item)
     elif isinstance(value, list):
         for item in value:
             yield from texts(item)
-    elif isinstance(value, str) and value:
-        yield value
+    elif isinstance(value, str | int | float) and not isinstance(value, bool) and value != "":
+        yield str(value)
 
 
 def plaintexts(value: Any) -> Iterator[str]:
@@ -179,7 +188,8 @@ class Scrubber:
 
     def __call__(self, text: str) -> str:
         """`text` without them."""
-        text = _HASH.sub(HIDDEN, _PEM.sub(HIDDEN, text))
+        for pattern in _LOOKS:
+            text = pattern.sub(HIDDEN, text)
         if self._seen:
             longest_first = sorted(self._seen, key=lambda secret: (-len(secret), secret))
             text = re.sub("|".join(map(re.escape, longest_first)), HIDDEN, text)

@@ -11,12 +11,14 @@ import io
 import json
 import os
 import random
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -25,8 +27,10 @@ from operations.dns import CouldNotTell
 from operations.explain_preview import ANY, OUTPUTS_ELSEWHERE, RISKS, explain
 from operations.explain_preview.hosts import FileChange, diff
 from operations.explain_preview.markdown import LIMIT, WHOLE, Section, code, contrast, fence, render, words
+from operations.explain_preview.secrecy import in_clear, marked
 from scripts import explain_preview as script
 
+ROOT = Path(__file__).parents[3]
 SAMPLES = Path(__file__).with_name("explain_preview")
 MAGIC, SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
 CANARY = "canary-0123456789abcdef"
@@ -684,6 +688,70 @@ def test_no_secret_is_ever_shown(name: str) -> None:
 )
 def test_a_secret_that_nobody_marked_is_a_risk(name: str) -> None:
     assert "secret-in-clear" in ids(LEAKS[name])
+
+
+def exporting(outputs: Any) -> str:
+    """A preview of a stack that exports these."""
+    digest = {"op": "same", "urn": STACK, "newState": {"urn": STACK, "custom": False, "outputs": outputs}}
+    return preview(digest)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        *({name: CANARY} for name in ("secret", "apiKey", "api-key", "api_token", "apiToken", "api-token",
+                                      "clientSecret", "passwd", "password1", "smtpPassword", "privateKeyPem",
+                                      "accessToken", "aws_secret_access_key", "ssh-private-key", "Passphrase")),
+        {"credentials": {"user": CANARY}},
+        {"tokens": [CANARY]},
+        {"password": 1234567890},
+        {"passwords": {"i@example.com": 1234567890}},
+        {"url": f"smtps://i%40example.com:{CANARY}@smtp.example.com:465"},
+        {"url": f"redis://:{CANARY}@smtp.example.com"},
+        {"x": f"AGE-SECRET-KEY-1{'Q' * 58}"},
+        {"x": PEM.replace("\n", "\\n")},
+        {"x": PEM.replace("\n", "\\r\\n")},
+        {"x": json.dumps({"y": [json.dumps({"password": CANARY})]})},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_secret_is_known_by_its_name_or_by_its_looks(outputs: Any) -> None:
+    found = explain(exporting(outputs))
+    assert [risk.id for risk in found.risks] == ["secret-in-clear"]
+    assert not {CANARY, "1234567890", "Q" * 58} & set(re.split(r"[^\w-]", found.markdown))
+
+
+def test_all_of_the_credentials_of_a_dns_plugin_are_secret() -> None:
+    acme = {"email": "a@example.com", "credentials": {"dns_rfc2136_name": CANARY, "dns_rfc2136_port": 12345678}}
+    found = explain(
+        preview(dns("create", "x/y", None, f"{CANARY} 12345678"), config={"mailroom:acme": json.dumps(acme)})
+    )
+    assert [risk.subject for risk in found.risks] == ["configuration mailroom:acme.credentials"]
+    assert "after: `[secret] [secret]`" in found.markdown
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hostKey": "ssh-ed25519 AAAA", "publicKey": "AAAA", "keys": ["m1"], "auth": "none", "submissionAuth": "plain"},
+        {"secretsprovider": "awskms://alias/x?region=eu", "passwordless": "x", "tokenNames": ["x"], "export": True},
+        {
+            "mailroom:domains": [
+                {"name": "example.com", "users": [{"name": "i", "tokens": ["shop", "printer-upstairs"]}]}
+            ]
+        },
+        {"logins": ["i@example.com", "i+printer-upstairs@example.com"], "password": "", "token": None, "secret": False},
+        {"url": "https://smtp.example.com:8443/a@b", "mail": "mailto:a:b@example.com", "at": "ssh://root@example.com"},
+    ],
+    ids=str,
+)
+def test_what_only_sounds_like_a_secret_is_none(values: Any) -> None:
+    assert list(in_clear(values)) == []
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("Pulumi.*.yaml")), ids=lambda file: file.name)
+def test_the_shipped_stacks_hold_no_secret_in_clear(file: Path) -> None:
+    assert list(in_clear(marked(yaml.safe_load(file.read_text())["config"]))) == []
 
 
 def test_a_key_pair_whose_private_half_is_no_secret_output_is_a_risk() -> None:
