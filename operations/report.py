@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rich.text import Text
 
@@ -26,6 +28,14 @@ COULD_NOT_TELL: Final = 3
 # Findings that say why nothing could be seen, not that something is wrong with the mail server.
 BLIND: Final = ("stack.", "engine.", "trial.", "submission.unresolved")
 STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+class Arguments(argparse.ArgumentParser):
+    """A wrong command line ends with `COULD_NOT_TELL`: 2, as usual, would say that something bad was found."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End as argparse does, with our status."""
+        super().exit(COULD_NOT_TELL if status else OK, message)
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -56,6 +66,13 @@ def trouble_as_json(trouble: Problems | CouldNotTell) -> dict[str, Any]:
     findings = trouble.findings if isinstance(trouble, Problems) else ()
     result = "fail" if trouble_code(trouble) == FAILURES else "could not tell"
     return {"result": result, "reason": str(trouble), "findings": [asdict(finding) for finding in findings]}
+
+
+def write(text: str) -> None:
+    """Markdown or JSON for stdout, in UTF-8 whatever the locale: it goes into files and comments."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    print(text, end="")
 
 
 def progress(text: str) -> None:

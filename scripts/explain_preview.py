@@ -16,12 +16,15 @@ from operations import report
 from operations.dns import CouldNotTell
 from operations.explain_preview import ANY, RISKS, explain, listed, text_of
 
-CODES = "exit status: 0 no risks, 1 risks, 2 a risk named by --fail-on, 3 could not tell (no preview, or a failed one)"
+CODES = (
+    "exit status: 0 no risks, 1 risks, 2 a risk named by --fail-on, "
+    "3 could not tell (no preview, one that failed or ended early, a wrong command line)"
+)
 
 
 def arguments() -> argparse.Namespace:
     """What the person wants."""
-    parser = argparse.ArgumentParser(
+    parser = report.Arguments(
         description=__doc__,
         epilog=f"{CODES}\n\nrisks:\n{listed()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,7 +49,7 @@ def main() -> int:
         found = explain(text, text_of(chosen.plan) if chosen.plan else "")
     except CouldNotTell as trouble:
         return report.trouble(trouble, as_json=chosen.json)
-    print(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown, end="")
+    report.write(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown)
     return found.exit_code(chosen.fail_on)
 
 

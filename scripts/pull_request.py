@@ -26,7 +26,7 @@ def risks(text: str) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """What the person, or the workflow, wants."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog="exit status: 0 done, 2 refused or risk, 3 no preview")
+    parser = report.Arguments(description=__doc__, epilog="exit status: 0 done, 2 refused or risk, 3 could not tell")
     verbs = parser.add_subparsers(dest="verb", required=True)
     preview = verbs.add_parser("preview", help="write a preview for readers and its sealed plan into a folder")
     preview.add_argument("--fail-on", type=risks, default=[], metavar="'RISK ...'", help="end with 2 for these")
@@ -52,7 +52,7 @@ def main() -> int:
             found = plans.preview(chosen.stack, chosen.into, chosen.fail_on)
     except (Problems, CouldNotTell) as trouble:
         return report.trouble(trouble, as_json=False)
-    print(found.markdown, end="")
+    report.write(found.markdown)
     return found.status if found.status > report.WARNINGS else report.OK
 
 

@@ -75,9 +75,13 @@ def text_of(file: str) -> str:
     """The text of a file, of stdin for `-`; raises `CouldNotTell`."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return data.decode("utf-8-sig")
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
         raise CouldNotTell(f"{file} cannot be read: {error}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeError:
+        name = "standard input" if file == "-" else file
+        raise CouldNotTell(f"{name} is no UTF-8: save it as UTF-8 (an older PowerShell's `>` writes UTF-16)") from None
 
 
 def explain(text: str, plan: str = "", limit: int = LIMIT) -> Explanation:
@@ -87,7 +91,7 @@ def explain(text: str, plan: str = "", limit: int = LIMIT) -> Explanation:
     """
     try:
         return _explain(engine.read(text, plan), limit)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
         raise CouldNotTell(
             f"the preview has another shape than expected ({type(error).__name__} while reading it); "
             "does it come from the engine this project pins?"

@@ -119,7 +119,7 @@ def _also(change: Change) -> Iterator[str]:
         return
     for key in _ANNOUNCED:
         before, after = change.before.get(key), change.after.get(key)
-        if before != after:
+        if _shown(before) != _shown(after):
             yield f"{key} {_shown(before)} -> {_shown(after)}"
     if reason(change.before) != reason(change.after):
         yield "its note"

@@ -931,6 +931,8 @@ def test_a_preview_of_another_shape_is_explained_or_could_not_be_told(name: str,
 @pytest.mark.parametrize(
     "text",
     ["", " \n", "Previewing update (prod):\n", "[]", "{}", '{"version": 3}', '{"steps": [{"op": "create"}]}',
+     '{"changeSummary": {"same": 1e999}, "steps": []}', '{"changeSummary": {"same": NaN}, "steps": []}',
+     f'{{"changeSummary": {{}}, "steps": [], "config": {{"a": {"[" * 600}{"]" * 600}}}}}',
      '{"steps": [', '{"changeSummary": 1, "steps": [7]}', '{"resourcePlans": {"urn": []}}', "null\n{}", "[" * 100_000],
 )  # fmt: skip
 def test_what_is_no_preview_cannot_be_told(
@@ -959,6 +961,39 @@ def test_json_tells_programs_which_risks_fail(
     assert told["result"] == "fail"
     assert [risk["id"] for risk in told["risks"] if risk["fails"]] == ["gate-off"]
     assert told["resources"] == {"create": 0, "update": 13, "replace": 0, "delete": 3, "same": 32}
+
+
+def test_a_risk_that_does_not_exist_could_not_be_told_and_is_not_one_that_was_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, (SAMPLES / "edit.json").read_text(), "--fail-on", "mail-stop")
+    assert ended.value.code == 3
+    assert "mail-stop" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as helped:
+        run(monkeypatch, "", "--help")
+    assert helped.value.code == 0
+
+
+def test_the_explanation_is_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(paper, encoding="ascii"))
+    assert run(monkeypatch, preview(dns("create", "example.com/x", None, '"Grüße"'))) == 0
+    sys.stdout.flush()
+    assert "`Grüße`" in paper.getvalue().decode()
+
+
+def test_a_preview_saved_as_utf_16_is_told_how_to_save_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "preview.json").write_text((SAMPLES / "edit.json").read_text(), encoding="utf-16")
+    assert run(monkeypatch, "", str(tmp_path / "preview.json")) == 3
+    assert "preview.json is no UTF-8: save it as UTF-8" in capsys.readouterr().err
+
+
+def test_a_lifetime_that_is_no_number_is_not_told_as_changed() -> None:
+    values = {"name": "x", "type": "TXT", "content": "a", "ttl": float("nan")}
+    assert "also" not in explain(preview(step("update", DNS, "x/y", values, {**values, "content": "b"}))).markdown
 
 
 def test_a_file_that_is_missing_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ def test_a_risk_that_does_not_exist_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "preview", "--stack", "p", "--into", "o", "--fail-on", "mail-stop any"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         pull_request.main()
+    assert ended.value.code == 3  # 2 says that a risk was found
     assert "no such risk: mail-stop;" in capsys.readouterr().err
