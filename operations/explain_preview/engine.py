@@ -152,8 +152,8 @@ def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None
         states[stack.urn] = replace(stack, after=planned[stack.urn].after)
     preview = _checked("preview", states, _config(document), scrub, steps)
     if errors := [item["message"] for item in diagnostics if item.get("severity") == "error"]:
-        said = [visible(line) for message in errors for line in _told(message)]
-        raise CouldNotTell(scrub("\n".join(["the preview itself failed:", *dict.fromkeys(said)])))
+        said = [visible(scrub(line)) for message in errors for line in _told(message)]
+        raise CouldNotTell("\n".join(["the preview itself failed:", *dict.fromkeys(said)]))
     if "changeSummary" not in document or _lacks(steps, summary):
         raise CouldNotTell("the preview ended before it said all that would change; run it by itself to see why")
     warnings = [scrub(_first_line(item["message"])) for item in diagnostics if item.get("severity") == "warning"]
@@ -184,8 +184,9 @@ def _of_steps(urn: str, steps: Iterable[Mapping[str, Any]]) -> Change:
     found = list(steps)
     kinds = {_KINDS[step["op"]] for step in found}
     kind: Kind = "replace" if "replace" in kinds else _KINDS[found[-1]["op"]]
-    old = next((step["oldState"] for step in found if step.get("oldState")), None) if kind != "create" else None
-    new = next((step["newState"] for step in found if step.get("newState")), None) if kind != "delete" else None
+    last = found[::-1]  # before it, a refresh: what others changed is what the program finds
+    old = next((step["oldState"] for step in last if step.get("oldState")), None) if kind != "create" else None
+    new = next((step["newState"] for step in last if step.get("newState")), None) if kind != "delete" else None
     diffs = [key for step in found for key in [*(step.get("detailedDiff") or {}), *(step.get("diffReasons") or [])]]
     return Change(
         kind,

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from operations.explain_preview.markdown import visible
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -173,10 +175,13 @@ class Scrubber:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
 
     def add(self, *secrets: str) -> None:
         """Remember secrets, each line of them."""
-        self._seen |= {line.strip() for text in secrets for line in text.splitlines() if len(line.strip()) >= SHORTEST}
+        lines = {line.strip() for text in secrets for line in text.splitlines()}
+        self._seen |= {form for line in lines if len(line) >= SHORTEST for form in _spelled(line)}
+        self._pattern = None
 
     def values(self, value: Any) -> Any:
         """A value without them, before anything is cut."""
@@ -190,7 +195,16 @@ class Scrubber:
         """`text` without them."""
         for pattern in _LOOKS:
             text = pattern.sub(HIDDEN, text)
-        if self._seen:
+        if self._seen and self._pattern is None:
             longest_first = sorted(self._seen, key=lambda secret: (-len(secret), secret))
-            text = re.sub("|".join(map(re.escape, longest_first)), HIDDEN, text)
-        return text
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        return self._pattern.sub(HIDDEN, text) if self._pattern else text
+
+
+def _spelled(secret: str) -> Iterator[str]:
+    """A secret as it stands by itself, in JSON, in JSON within JSON, and as a reader is shown it."""
+    yield secret
+    yield visible(secret)
+    for ascii_only in (True, False):
+        once = json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
+        yield from (once, json.dumps(once, ensure_ascii=ascii_only)[1:-1])

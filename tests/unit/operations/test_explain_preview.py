@@ -684,6 +684,37 @@ def test_no_secret_is_ever_shown(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "secret",
+    [
+        'can"ary-0123456789',
+        "can\\ary-0123456789",
+        "can\tary-0123456789",
+        "can\u200bary-0123456789",
+        "cänary-0123456789",
+    ],
+)
+@pytest.mark.parametrize("pad", [0, 130, 370, 390])
+def test_no_spelling_of_a_secret_is_shown_wherever_its_text_is_cut(secret: str, pad: int) -> None:
+    long = f"{'x' * pad}{secret}{'y' * 400}"
+    text = preview(
+        step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": secret}),
+        plain(signs(), signs(), **{"chasquid.conf": (f"z{secret}", long), "x.json": ("", json.dumps({"a": long}))}),
+        dns("create", "example.com/x", None, long),
+        dns("update", "example.com/y", "x", json.dumps(json.dumps(long))),
+    )
+    shown = explain(text).markdown
+    assert "ary-0" not in shown
+    assert "[secret]" in shown
+
+
+def test_what_a_refresh_found_is_what_there_was_before() -> None:
+    ours, theirs = '"v=DMARC1; p=reject"', '"v=DMARC1; p=none"'
+    text = preview(dns("update", "example.com/dmarc", ours, theirs), dns("update", "example.com/dmarc", theirs, ours))
+    assert ids(text) == []
+    assert "before: `v=DMARC1; p=none`\n  - after: `v=DMARC1; p=reject`" in explain(text).markdown
+
+
+@pytest.mark.parametrize(
     "name", ["users among the plain files", "passwords of logins", "the configuration", "an imported DKIM key"]
 )
 def test_a_secret_that_nobody_marked_is_a_risk(name: str) -> None:
