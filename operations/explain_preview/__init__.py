@@ -12,6 +12,7 @@ from operations.dns import CouldNotTell
 from operations.explain_preview import engine, records, risks
 from operations.explain_preview import hosts as on_hosts
 from operations.explain_preview.catalogue import ANY, RISKS, Risk, listed
+from operations.explain_preview.diffs import diff
 from operations.explain_preview.markdown import LIMIT, LONGEST, WHOLE, Section, code, contrast, fence, render, words
 from operations.report import FAILURES, OK, WARNINGS
 
@@ -230,7 +231,7 @@ def _file(one: FileChange) -> str:
     how = "new" if one.before is None else "deleted" if one.after is None else "changed"
     if one.modes:
         how += f", mode {code(one.modes[0])} -> {code(one.modes[1])}"
-    return f"{how}\n\n{fence(on_hosts.diff(one))}\n" if one.before != one.after else f"{how}\n"
+    return f"{how}\n\n{fence(diff(one.path, one.before, one.after))}\n" if one.before != one.after else f"{how}\n"
 
 
 def _others(preview: Preview) -> Iterator[str]:

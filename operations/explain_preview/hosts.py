@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from operations.explain_preview.markdown import LONGEST, code, contrast, cut
-from operations.explain_preview.secrecy import HIDDEN, SECRET_PATH, UNKNOWN, Secret, in_clear, parsed
+from operations.explain_preview.markdown import code
+from operations.explain_preview.secrecy import SECRET_PATH, UNKNOWN, Secret, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +22,6 @@ POLICY: Final = "policy.json"
 # What chasquid and the sender policy read again by themselves (components/chasquid/activate.py, NOT_CHASQUIDS).
 RELOADED: Final = re.compile(r"domains/[^/]+/aliases|policy\.json|mailroom-policy\.(service|socket)")
 ALIASES: Final = re.compile(r"domains/([^/]+)/aliases")
-LINES: Final = 160  # of one diff
 NAMED: Final = 5  # files that make chasquid restart
 
 
@@ -207,40 +204,6 @@ def _clear(stdin: Any) -> Mapping[str, Any] | None:
 
 
 # --- what the files say ---------------------------------------------------------------------------------------
-
-
-def diff(file: FileChange) -> list[str]:
-    """A unified diff, cut after LINES lines; of a long line what differs is shown."""
-    before, after = (_cleaned(text) for text in (file.before, file.after))
-    names = ("/dev/null" if file.before is None else file.path, "/dev/null" if file.after is None else file.path)
-    found = list(difflib.unified_diff(before, after, *names, lineterm=""))
-    hidden = max(0, len(found) - LINES)
-    shown = found[:LINES] if hidden > 1 else found
-    return [*shown[:2], *_readable(shown[2:]), *([f"# ... {hidden} more lines"] if hidden > 1 else [])]
-
-
-def _readable(lines: Iterable[str]) -> Iterator[str]:
-    """Long lines cut: what stays at its end, what is exchanged for another only where both are alike."""
-    for mark, run in itertools.groupby(lines, lambda line: line[0] in "-+"):
-        if not mark:
-            yield from map(cut, run)
-            continue
-        sides = list(run)
-        gone = [line for line in sides if line[0] == "-"]
-        come = [line for line in sides if line[0] == "+"]
-        pairs = [contrast(old[1:], new[1:]) for old, new in zip(gone, come, strict=False)]
-        yield from (f"-{old}" for old, _ in pairs)
-        yield from (cut(line, LONGEST) for line in gone[len(pairs) :])
-        yield from (f"+{new}" for _, new in pairs)
-        yield from (cut(line, LONGEST) for line in come[len(pairs) :])
-
-
-def _cleaned(text: str | None) -> list[str]:
-    """The lines of a file, those that look like a secret hidden."""
-    lines = (text or "").split("\n")  # and at nothing else: another sign for the end of a line is a difference
-    lines = lines[:-1] if not lines[-1] else [*lines, "\\ no newline at the end"]
-    secret = {line for _, found in in_clear([text or ""]) for line in found.split("\n")}
-    return [HIDDEN if line in secret or any(in_clear([line])) else line for line in lines]
 
 
 @dataclass(frozen=True, order=True)

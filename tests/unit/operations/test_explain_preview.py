@@ -7,6 +7,7 @@ reviewer reads. After a wanted change of the text: UPDATE_GOLDEN=1 pytest tests/
 from __future__ import annotations
 
 import base64
+import difflib
 import io
 import json
 import os
@@ -24,8 +25,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from operations.dns import CouldNotTell
-from operations.explain_preview import ANY, OUTPUTS_ELSEWHERE, RISKS, explain
-from operations.explain_preview.hosts import FileChange, diff
+from operations.explain_preview import ANY, OUTPUTS_ELSEWHERE, RISKS, diffs, explain
+from operations.explain_preview.diffs import diff
 from operations.explain_preview.markdown import LIMIT, WHOLE, Section, code, contrast, fence, render, words
 from operations.explain_preview.secrecy import in_clear, marked
 from scripts import explain_preview as script
@@ -569,9 +570,66 @@ def test_values_that_differ_look_different(before: str, after: str) -> None:
 
 @given(ALIKE, ALIKE)
 def test_lines_that_differ_look_different(before: str, after: str) -> None:
-    lines = fence(diff(FileChange(HOST, "x", before, after))).split("\n")[1:-1]
+    lines = fence(diff("x", before, after)).split("\n")[1:-1]
     gone, come = ([line[1:] for line in lines[2:] if line[0] == sign] for sign in "-+")
     assert (gone == come) == (before == after)
+
+
+def patched(before: list[str], shown: list[str]) -> list[str]:
+    """The lines that come of a diff, as `patch` reads it."""
+    made, at = [], 0
+    for line in shown[2:]:
+        if line.startswith("@@"):
+            start, _, length = line.split()[1].removeprefix("-").partition(",")
+            begin = int(start) - (length != "0")
+            made += before[at:begin]
+            at = begin
+        elif line.startswith("+"):
+            made.append(line[1:])
+        else:
+            assert before[at] == line[1:]
+            made += [line[1:]] * line.startswith(" ")
+            at += 1
+    return made + before[at:]
+
+
+TEXT = st.lists(st.sampled_from("aaab0123456789"), max_size=40)
+
+
+@given(TEXT, TEXT, st.sampled_from([2, 5, 500]), st.sampled_from([4, 5_000]))
+def test_a_diff_makes_the_one_of_the_other_however_the_texts_are_parted(
+    before: list[str], after: list[str], piece: int, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffs, "PIECE", piece)
+        patch.setattr(diffs, "MOST", most)
+        shown = diffs.diff("x", "".join(f"{line}\n" for line in before), "".join(f"{line}\n" for line in after))
+    assert patched(before, shown) == after
+
+
+def test_a_long_file_is_compared_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limits(hour: int) -> str:
+        users = {f"u{at}@example.com": {"minute": 60, "hour": hour, "day": 1000} for at in range(4000)}
+        return json.dumps(users, indent=1)
+
+    compared: list[int] = []
+    matcher = difflib.SequenceMatcher
+
+    def counted(_: None, one: list[str], other: list[str]) -> Any:
+        compared.append(len(one) + len(other))
+        return matcher(None, one, other)
+
+    monkeypatch.setattr(difflib, "SequenceMatcher", counted)
+    shown = diffs.diff("policy.json", limits(300), limits(400))
+    assert shown[3:8] == [" {", '  "u0@example.com": {', '   "minute": 60,', '-  "hour": 300,', '+  "hour": 400,']
+    assert max(compared) < 3 * diffs.PIECE
+    assert shown[-1].endswith(" more lines")
+
+
+def test_a_long_file_without_a_line_to_part_it_at_is_not_compared_at_all() -> None:
+    shown = diffs.diff("x", "a\nb\n" * 20_000, "b\na\n" * 20_001)
+    assert shown[2] == "@@ -1,40000 +1,40002 @@"
+    assert shown[-1] == f"# ... {80_003 - 158} more lines"
 
 
 def test_only_what_both_have_is_cut() -> None:
