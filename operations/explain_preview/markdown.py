@@ -17,7 +17,8 @@ LINE: Final = 400  # characters of one value
 LONGEST: Final = 4_000  # characters of one that is new or goes as a whole
 WHOLE: Final = sys.maxsize
 SHARED: Final = 60  # characters shown on each side of what differs
-_PLAIN: Final = re.compile(r"(?!.*\bwww\.)[A-Za-z0-9 ,.;:'()-]*")
+# Not: what begins a list, a rule or another block, links at GitHub, and its `:smile:`.
+_PLAIN: Final = re.compile(r"(?!.*(\bwww\.|\bGH-[0-9]|:[A-Za-z0-9-]+:))[A-Za-z][A-Za-z0-9 ,.;:'()-]*", re.IGNORECASE)
 
 
 def visible(text: str) -> str:

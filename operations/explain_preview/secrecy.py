@@ -198,7 +198,12 @@ class Scrubber:
         if self._seen and self._pattern is None:
             longest_first = sorted(self._seen, key=lambda secret: (-len(secret), secret))
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
-        return self._pattern.sub(HIDDEN, text) if self._pattern else text
+        return self._pattern.sub(_hidden, text) if self._pattern else text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    """In place of a secret; its backticks stay, or one might take away the end of a code span."""
+    return re.sub("[^`]+", HIDDEN, found[0])
 
 
 def _spelled(secret: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from operations.dns import CouldNotTell
 from operations.explain_preview import ANY, OUTPUTS_ELSEWHERE, RISKS, diffs, explain
 from operations.explain_preview.diffs import diff
 from operations.explain_preview.markdown import LIMIT, WHOLE, Section, code, contrast, fence, render, words
-from operations.explain_preview.secrecy import in_clear, marked
+from operations.explain_preview.secrecy import Scrubber, in_clear, marked
 from scripts import explain_preview as script
 
 ROOT = Path(__file__).parents[3]
@@ -892,8 +892,30 @@ def test_a_fenced_block_is_left_only_at_its_end(lines: list[str]) -> None:
 
 @given(st.text(alphabet="ab .:/w@#*_[]()<>`|&;!-1"))
 def test_words_of_others_are_text_or_code(value: str) -> None:
-    found = {token.type for token in inline(f"x {words(value)}")}
-    assert found <= {"text", "code_inline"}
+    for before in ("x ", "- "):
+        found = {token.type for token in inline(f"{before}{words(value)}")}
+        assert found <= {"text", "code_inline"}
+
+
+@pytest.mark.parametrize("secret", ["canary-0123`", "canary-0123` - ``why", "` - ``why``"])
+def test_a_secret_cannot_take_away_the_end_of_a_code_span(secret: str) -> None:
+    scrub = Scrubber()
+    scrub.add(secret)
+    shown = scrub("`canary-0123` - ``why``")
+    assert "[secret]" in shown
+    assert re.findall("`+", shown) == ["`", "`", "``", "``"]
+
+
+@pytest.mark.parametrize("text", ["---", "- a", "1. x", "2) x", "GH-12", "see gh-12", "a :smile: b", ":-1:", ""])
+def test_words_that_act_as_markdown_are_code(text: str) -> None:
+    assert words(text) == code(text)
+    [item, *_] = [token for token in MARKDOWN.parse(f"- {words(text)}") if token.type == "inline"]
+    assert [child.type for child in item.children or [] if child.content] == ["text" if text == "" else "code_inline"]
+
+
+@pytest.mark.parametrize("text", ["A note: read it, e.g. once (RFC 7208)", "Says what receivers do: or not"])
+def test_words_that_do_nothing_are_text(text: str) -> None:
+    assert words(text) == text
 
 
 def test_values_cannot_break_out_of_the_explanation() -> None:
