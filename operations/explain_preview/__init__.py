@@ -33,8 +33,8 @@ DONE: Final[Mapping[Kind, str]] = {
 }
 SAME_RISK: Final = 20  # subjects shown of one kind
 OUTPUTS_ELSEWHERE: Final = (
-    "What the stack exports is not in a preview's JSON. To have it judged: "
-    "`pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE`."
+    "Outputs are not in it: `pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE` judges "
+    "them, too."
 )
 KEY: Final = 160  # characters of a DKIM record that comes or goes: of a key the beginning is enough
 
