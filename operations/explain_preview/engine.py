@@ -165,7 +165,7 @@ def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None
 
 def _lacks(steps: Iterable[Mapping[str, Any]], summary: Mapping[str, int]) -> bool:
     """Whether the summary counts steps that are not there; what stays is counted, not told."""
-    there = Counter(step["op"] for step in steps)  # a refresh may be counted as what it found
+    there = Counter(step["op"] for step in steps)  # `pulumi refresh` counts a refresh as what it found
     return any(there[op] + there["refresh"] < count for op, count in summary.items() if op in _KINDS and op != "same")
 
 
@@ -184,9 +184,8 @@ def _of_steps(urn: str, steps: Iterable[Mapping[str, Any]]) -> Change:
     found = list(steps)
     kinds = {_KINDS[step["op"]] for step in found}
     kind: Kind = "replace" if "replace" in kinds else _KINDS[found[-1]["op"]]
-    last = found[::-1]  # before it, a refresh: what others changed is what the program finds
-    old = next((step["oldState"] for step in last if step.get("oldState")), None) if kind != "create" else None
-    new = next((step["newState"] for step in last if step.get("newState")), None) if kind != "delete" else None
+    old = next((step["oldState"] for step in found if step.get("oldState")), None) if kind != "create" else None
+    new = next((step["newState"] for step in found if step.get("newState")), None) if kind != "delete" else None
     diffs = [key for step in found for key in [*(step.get("detailedDiff") or {}), *(step.get("diffReasons") or [])]]
     return Change(
         kind,

@@ -765,13 +765,6 @@ def test_no_spelling_of_a_secret_is_shown_wherever_its_text_is_cut(secret: str, 
     assert "[secret]" in shown
 
 
-def test_what_a_refresh_found_is_what_there_was_before() -> None:
-    ours, theirs = '"v=DMARC1; p=reject"', '"v=DMARC1; p=none"'
-    text = preview(dns("update", "example.com/dmarc", ours, theirs), dns("update", "example.com/dmarc", theirs, ours))
-    assert ids(text) == []
-    assert "before: `v=DMARC1; p=none`\n  - after: `v=DMARC1; p=reject`" in explain(text).markdown
-
-
 @pytest.mark.parametrize(
     "name", ["users among the plain files", "passwords of logins", "the configuration", "an imported DKIM key"]
 )
