@@ -177,7 +177,7 @@ def _explained(
     """The engine's status counts, whatever it printed: what a failed preview says is told below why it failed."""
     why = [*stacks.errors(done.stderr), *policies.splitlines()]
     try:
-        found = explain(done.stdout, plan)
+        found = explain(done.stdout, plan or None)
     except CouldNotTell as trouble:
         return _failed(stack, "\n".join([str(trouble), *why]))
     if done.returncode:

@@ -45,8 +45,10 @@ def main() -> int:
     """Read, explain, judge."""
     chosen = arguments()
     try:
-        text = text_of(chosen.file)  # first: at the other end of the pipe the plan is being written
-        found = explain(text, text_of(chosen.plan) if chosen.plan else "")
+        text = text_of(chosen.file)
+        found = explain(text)  # first: until here the pipe's other end writes the plan, and none if its preview failed
+        if chosen.plan:
+            found = explain(text, text_of(chosen.plan))
     except CouldNotTell as trouble:
         return report.trouble(trouble, as_json=chosen.json)
     report.write(json.dumps(found.as_json(chosen.fail_on), indent=2) if chosen.json else found.markdown)

@@ -85,7 +85,7 @@ def text_of(file: str) -> str:
         raise CouldNotTell(f"{name} is no UTF-8: save it as UTF-8 (an older PowerShell's `>` writes UTF-16)") from None
 
 
-def explain(text: str, plan: str = "", limit: int = LIMIT) -> Explanation:
+def explain(text: str, plan: str | None = None, limit: int = LIMIT) -> Explanation:
     """Explain the text of a preview or plan; raises `CouldNotTell` for what is neither, and for a failed preview.
 
     With the `plan` that a preview saved, what the stack exports is judged, too.

@@ -89,7 +89,7 @@ class Preview:
         return any(change.type == STACK and change.kind == "delete" for change in self.changes)
 
 
-def read(text: str, plan: str = "") -> Preview:
+def read(text: str, plan: str | None = None) -> Preview:
     """A preview from the text of `pulumi preview --json` or of a saved plan; raises `CouldNotTell`.
 
     `plan` is the one that the same run saved: the engine prints its digest without the outputs of the stack, as it
@@ -101,7 +101,7 @@ def read(text: str, plan: str = "") -> Preview:
     if _is_plan(document):
         return _of_plan(document)
     if "changeSummary" in document or "steps" in document or "diagnostics" in document:
-        return _of_digest(document, _outputs(plan) if plan else None)
+        return _of_digest(document, None if plan is None else _outputs(plan))
     raise _not_a_preview()
 
 

@@ -1055,6 +1055,11 @@ def test_the_script_judges_what_the_plan_exports(
     assert run(monkeypatch, digest, *options[:2]) == 0
     assert run(monkeypatch, digest, *options) == 2
     assert "exported in clear" in capsys.readouterr().out
+    (tmp_path / "plan.json").write_text("")
+    assert run(monkeypatch, digest, *options) == 3
+    (tmp_path / "plan.json").unlink()
+    assert run(monkeypatch, (SAMPLES / "failed.json").read_text(), *options) == 3
+    assert "the preview itself failed" in capsys.readouterr().err  # not that it saved no plan
 
 
 def test_json_tells_programs_which_risks_fail(
