@@ -154,11 +154,11 @@ def tree_of_checkout() -> str:
 
 
 def _previewed(stack: str, *options: str) -> tuple[subprocess.CompletedProcess[str], str]:
-    """What a preview of the engine says, and the plan it saves: empty where it failed."""
+    """What a preview of the engine says, and the plan it saves, if it does."""
     with tempfile.TemporaryDirectory() as private:
         plan = Path(private, "plan.json")
         done = recovery.pulumi(stack, "preview", *options, f"--save-plan={plan}", capture=True)
-        return done, plan.read_text(encoding="utf-8") if plan.exists() and not done.returncode else ""
+        return done, plan.read_text(encoding="utf-8") if plan.exists() else ""
 
 
 def _broken_policies(stack: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -413,8 +413,8 @@ def test_a_host_that_only_loses_ipv6_is_not_deleted_and_one_without_any_address_
     only = {"mailroom:domains": ELSEWHERE, "mailroom:hosts": [{"name": HOST, "ipv6": "2001:db8::10"}]}
     assert "last-mx-deleted" in ids(preview(GONE_MX, GONE_AAAA, config=only))
     assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_A, config=only))
-    moved = dns("create", f"{HOST}/a", None, "192.0.2.11", "A")
-    assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_A, moved))
+    instead = dns("create", f"{HOST}/aaaa", None, "2001:db8::10", "AAAA")
+    assert "last-mx-deleted" not in ids(preview(GONE_MX, GONE_A, instead))
 
 
 def test_an_mx_that_leads_to_a_host_without_any_address_receives_nothing() -> None:
@@ -563,12 +563,17 @@ ALIKE = st.lists(st.sampled_from(["x" * 500, "a", "b", "\\", "u200b", "\u200b", 
 
 
 @given(ALIKE, ALIKE)
+@example("\u200b", "\\u200b")
 def test_values_that_differ_look_different(before: str, after: str) -> None:
     old, new = (code(side, WHOLE) for side in contrast(before, after))
     assert (old == new) == (before == after)
 
 
 @given(ALIKE, ALIKE)
+@example("\u200b", "\\u200b")
+@example("a\tb", "a    b")
+@example("a\rb", "a\nb")
+@example("a", "a\n")
 def test_lines_that_differ_look_different(before: str, after: str) -> None:
     lines = fence(diff("x", before, after)).split("\n")[1:-1]
     gone, come = ([line[1:] for line in lines[2:] if line[0] == sign] for sign in "-+")
@@ -626,7 +631,8 @@ def test_a_long_file_is_compared_piece_by_piece(monkeypatch: pytest.MonkeyPatch)
     assert shown[-1].endswith(" more lines")
 
 
-def test_a_long_file_without_a_line_to_part_it_at_is_not_compared_at_all() -> None:
+def test_a_long_file_without_a_line_to_part_it_at_is_not_compared_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(difflib, "SequenceMatcher", lambda *_: pytest.fail("it was compared"))
     shown = diffs.diff("x", "a\nb\n" * 20_000, "b\na\n" * 20_001)
     assert shown[2] == "@@ -1,40000 +1,40002 @@"
     assert shown[-1] == f"# ... {80_003 - 158} more lines"
@@ -759,6 +765,7 @@ def test_no_spelling_of_a_secret_is_shown_wherever_its_text_is_cut(secret: str, 
         plain(signs(), signs(), **{"chasquid.conf": (f"z{secret}", long), "x.json": ("", json.dumps({"a": long}))}),
         dns("create", "example.com/x", None, long),
         dns("update", "example.com/y", "x", json.dumps(json.dumps(long))),
+        step("create", f"{DYNAMIC}Other", f"named {secret}", None, {}),
     )
     shown = explain(text).markdown
     assert "ary-0" not in shown
@@ -888,6 +895,14 @@ def test_words_of_others_are_text_or_code(value: str) -> None:
     for before in ("x ", "- "):
         found = {token.type for token in inline(f"{before}{words(value)}")}
         assert found <= {"text", "code_inline"}
+
+
+def test_a_secret_that_is_seen_later_is_taken_out_from_then_on() -> None:
+    scrub = Scrubber()
+    scrub.add("canary-0123")
+    assert scrub("canary-0123 canary-4567") == "[secret] canary-4567"
+    scrub.add("canary-4567")
+    assert scrub("canary-0123 canary-4567") == "[secret] [secret]"
 
 
 @pytest.mark.parametrize("secret", ["canary-0123`", "canary-0123` - ``why", "` - ``why``"])
