@@ -34,7 +34,7 @@ def everywhere(start: str) -> list[str]:
 
 
 SET, GET, REMOVE = (everywhere(f"pulumi config {verb} -s prod ") for verb in ("set", "get", "rm"))
-CANCEL, EXPLAIN = everywhere("pulumi cancel "), everywhere("pulumi preview -s prod --json | ")
+CANCEL, EXPLAIN = everywhere("pulumi cancel "), everywhere("pulumi preview -s prod --json ")
 PASSPHRASE = everywhere("pulumi stack change-secrets-provider ")
 TYPED = [*SET, *GET, *REMOVE, *CANCEL, *EXPLAIN, *PASSPHRASE]
 
@@ -118,3 +118,4 @@ def test_a_preview_is_explained_as_written(at_the_engine: Type, command: str) ->
     done = at_the_engine(command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("## Preview of `prod`")
+    assert ("Outputs are not in it" in done.stdout) == ("--plan" not in command)
