@@ -33,8 +33,8 @@ DONE: Final[Mapping[Kind, str]] = {
 }
 SAME_RISK: Final = 20  # subjects shown of one kind
 OUTPUTS_ELSEWHERE: Final = (
-    "Outputs are not in it: `pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE` judges "
-    "them, too."
+    "Not in this preview: `pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE` judges them, "
+    "too."
 )
 KEY: Final = 160  # characters of a DKIM record that comes or goes: of a key the beginning is enough
 
@@ -117,6 +117,7 @@ def _explain(preview: Preview, limit: int) -> Explanation:
         Section("Files on the hosts", "files on the hosts", list(_files(hosts)), 6),
         Section("Further changes", "further changes", list(_others(preview)), 7),
         Section("Warnings of the program", "warnings", [f"- {words(warning)}" for warning in preview.warnings], 3),
+        Section("Outputs", "words about outputs", [] if preview.outputs_told else [OUTPUTS_ELSEWHERE], 3),
     ]
     markdown = preview.scrub(render(_head(preview, counts), sections, limit))
     shown = tuple(Risk(risk.rank, risk.id, preview.scrub(risk.subject), preview.scrub(risk.sentence)) for risk in found)
@@ -129,8 +130,6 @@ def _head(preview: Preview, counts: Mapping[Kind, int]) -> str:
     if parts and preview.unchanged:
         parts.append(f"{preview.unchanged} unchanged")
     head = f"## {_title(preview)} of {stack}: {', '.join(parts) or 'no changes'}"
-    if not preview.outputs_told:
-        head += f"\n\n{OUTPUTS_ELSEWHERE}"
     if preview.source == "plan" and parts:
         head += (
             "\n\nA saved plan says what will be, not what was: users, aliases and lines that go are not in it. "

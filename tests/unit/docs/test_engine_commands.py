@@ -118,4 +118,4 @@ def test_a_preview_is_explained_as_written(at_the_engine: Type, command: str) ->
     done = at_the_engine(command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("## Preview of `prod`")
-    assert ("Outputs are not in it" in done.stdout) == ("--plan" not in command)
+    assert ("### Outputs" in done.stdout) == ("--plan" not in command)
