@@ -33,8 +33,8 @@ DONE: Final[Mapping[Kind, str]] = {
 }
 SAME_RISK: Final = 20  # subjects shown of one kind
 OUTPUTS_ELSEWHERE: Final = (
-    "Not in this preview: `pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE` judges them, "
-    "too."
+    "Not in this preview: `pulumi preview --json --save-plan=FILE | scripts/explain_preview.py --plan FILE` judges "
+    "them, too."
 )
 KEY: Final = 160  # characters of a DKIM record that comes or goes: of a key the beginning is enough
 

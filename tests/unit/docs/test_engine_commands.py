@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.engine import build
 from tests.unit.docs.commands import CHECKOUT
 from tests.unit.docs.test_documents import INLINE, LINES
+from tests.unit.engine.project import PASSPHRASE as OLD
+from tests.unit.engine.project import laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     Type = Callable[..., subprocess.CompletedProcess[str]]
 
 LOCK = {"pid": 1, "username": "somebody", "hostname": "elsewhere", "timestamp": "2026-01-01T00:00:00Z"}
-OLD, NEW = "not a secret", "not a secret either"
+NEW = "not a secret either"
 
 
 def everywhere(start: str) -> list[str]:
@@ -42,19 +41,15 @@ TYPED = [*SET, *GET, *REMOVE, *CANCEL, *EXPLAIN, *PASSPHRASE]
 @pytest.fixture
 def at_the_engine(tmp_path: Path) -> Type:
     """A shell in a project with a stack called prod on a backend of its own."""
-    found = build.find(CHECKOUT)
-    runtime = {"name": "python", "options": {"virtualenv": sys.prefix}}
-    (tmp_path / "Pulumi.yaml").write_text(json.dumps({"name": "mailroom", "runtime": runtime}))
-    (tmp_path / "__main__.py").write_text("")
+    engine, environment = laid_out(tmp_path, "mailroom", "")
     (tmp_path / "scripts").symlink_to(CHECKOUT / "scripts")
-    (tmp_path / "state").mkdir()
-    own = {"PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}", "PULUMI_SKIP_CONFIRMATIONS": "true"}
+    environment |= {"PULUMI_SKIP_CONFIRMATIONS": "true"}
 
     def run(command: str, *, answer: str = "", passphrase: str = OLD) -> subprocess.CompletedProcess[str]:
-        shell = f'pulumi() {{ {shlex.quote(str(found.pulumi))} "$@"; }}; {command}'
+        shell = f'pulumi() {{ {shlex.quote(engine)} "$@"; }}; {command}'
         return subprocess.run(
             ["bash", "-o", "pipefail", "-c", shell], check=False, cwd=tmp_path, input=answer,
-            env={**os.environ, **found.environment(), **own, "PULUMI_CONFIG_PASSPHRASE": passphrase},
+            env={**environment, "PULUMI_CONFIG_PASSPHRASE": passphrase},
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 

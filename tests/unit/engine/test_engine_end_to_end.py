@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lab.engine import build
+from tests.unit.engine.project import laid_out
 
-ROOT = Path(__file__).parents[3]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 TOKEN = "lab-cloudflare-api-token-not-a-secret-000001"
-PROJECT = {
-    "name": "three",
-    "runtime": {"name": "python", "options": {"toolchain": "pip", "virtualenv": sys.prefix}},
-}
 PROGRAM = """
 import pulumi
 from pulumi.dynamic import CreateResult, Resource, ResourceProvider
@@ -59,22 +54,12 @@ Pulumi = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def pulumi(tmp_path: Path, server: Any, api: Any) -> Pulumi:
     """Runs the engine of this checkout in a new project with its own backend, and tells of its failure."""
-    engine = build.find(ROOT)
-    (tmp_path / "Pulumi.yaml").write_text(json.dumps(PROJECT))
-    (tmp_path / "__main__.py").write_text(PROGRAM)
-    (tmp_path / "state").mkdir()
-    environment = {
-        **os.environ,
-        **engine.environment(),
-        "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
-        "PULUMI_CONFIG_PASSPHRASE": "not a secret",
-        "CLOUDFLARE_API_TOKEN": TOKEN,
-        "CLOUDFLARE_BASE_URL": api.base,
-    }
+    engine, environment = laid_out(tmp_path, "three", PROGRAM)
+    environment |= {"CLOUDFLARE_API_TOKEN": TOKEN, "CLOUDFLARE_BASE_URL": api.base}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [engine.pulumi, *arguments, "--non-interactive"],
+            [engine, *arguments, "--non-interactive"],
             cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

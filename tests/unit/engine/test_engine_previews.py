@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.engine import build
 from operations.explain_preview import Explanation, explain
+from tests.unit.engine.project import laid_out
 
-ROOT = Path(__file__).parents[3]
-PROJECT = {"name": "exports", "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}}}
+if TYPE_CHECKING:
+    from pathlib import Path
+
 CANARY = "canary-0123456789abcdef"
 PROGRAM = f"""
 import pulumi
@@ -30,20 +28,11 @@ Pulumi = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def pulumi(tmp_path: Path) -> Pulumi:
     """Runs the engine of this checkout on a new stack of a program that needs no provider."""
-    engine = build.find(ROOT)
-    (tmp_path / "Pulumi.yaml").write_text(json.dumps(PROJECT))
-    (tmp_path / "__main__.py").write_text(PROGRAM)
-    (tmp_path / "state").mkdir()
-    environment = {
-        **os.environ,
-        **engine.environment(),
-        "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
-        "PULUMI_CONFIG_PASSPHRASE": "not a secret",
-    }
+    engine, environment = laid_out(tmp_path, "exports", PROGRAM)
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [engine.pulumi, *arguments, "--non-interactive"],
+            [engine, *arguments, "--non-interactive"],
             cwd=tmp_path, env={**environment, **more}, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -176,7 +176,9 @@ def test_the_order_in_which_the_engine_says_its_steps_does_not_matter() -> None:
 
 def test_the_engines_stream_of_events_is_explained_like_its_one_document() -> None:
     stream = streamed(events_of("edit.json"))
-    assert explain(stream).markdown == (SAMPLES / "edit.md").read_text().replace(f"\n\n### Outputs\n\n{OUTPUTS_ELSEWHERE}", "")
+    assert explain(stream).markdown == (SAMPLES / "edit.md").read_text().replace(
+        f"\n\n### Outputs\n\n{OUTPUTS_ELSEWHERE}", ""
+    )
 
 
 STACK = "urn:pulumi:prod::mailroom::pulumi:pulumi:Stack::mailroom-prod"

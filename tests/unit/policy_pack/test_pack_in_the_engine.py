@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import secrets
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.engine import build
 from mailroom_policy.rules import RULES
 from tests.unit.docs.commands import to_type
+from tests.unit.engine.project import CHECKOUT, laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Judge = Callable[..., subprocess.CompletedProcess[str]]
 
-ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("program.py")
-PROJECT = {"name": "judged", "runtime": {"name": "python", "options": {"virtualenv": sys.prefix}}}
 CANARY = secrets.token_hex(16)
 MORE_WAYS = ["mx-reachable/missing", "pinned-hosts/no-key"]
 LEVELS = {rule.name: "mandatory" if rule.mandatory else "advisory" for rule in RULES}
@@ -38,24 +33,16 @@ LEVELS = {rule.name: "mandatory" if rule.mandatory else "advisory" for rule in R
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """A line of the page, typed where the program breaks the rules it is given."""
-    engine, place = build.find(ROOT), tmp_path_factory.mktemp("judged")
-    (place / "Pulumi.yaml").write_text(json.dumps(PROJECT))
-    (place / "__main__.py").write_text(PROGRAM.read_text())
-    (place / "policy").symlink_to(ROOT / "policy")
+    place = tmp_path_factory.mktemp("judged")
+    engine, environment = laid_out(place, "judged", PROGRAM.read_text())
+    (place / "policy").symlink_to(CHECKOUT / "policy")
     (place / "policy.json").write_text('{"short-ttl": "disabled"}')
-    (place / "state").mkdir()
-    environment = {
-        **os.environ,
-        **engine.environment(),
-        "PULUMI_BACKEND_URL": f"file://{place / 'state'}",
-        "PULUMI_CONFIG_PASSPHRASE": "not a secret",
-        "PULUMI_SKIP_CONFIRMATIONS": "true",
-        "CLOUDFLARE_API_TOKEN": "lab-cloudflare-api-token-not-a-secret-000001",
-    }
+    token = "lab-cloudflare-api-token-not-a-secret-000001"
+    environment |= {"PULUMI_SKIP_CONFIRMATIONS": "true", "CLOUDFLARE_API_TOKEN": token}
 
     def run(*arguments: str, stdin: str = "", broken: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [engine.pulumi, *arguments, "--non-interactive", "--color=never"], check=False, cwd=place, input=stdin,
+            [engine, *arguments, "--non-interactive", "--color=never"], check=False, cwd=place, input=stdin,
             env={**environment, "BREAK": " ".join(broken)}, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
