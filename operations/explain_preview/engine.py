@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from operations.dns import CouldNotTell
 from operations.explain_preview.markdown import visible
-from operations.explain_preview.secrecy import Scrubber, in_clear, loads, marked, parsed, plaintexts, secret_files
+from operations.explain_preview.secrecy import (
+    Scrubber,
+    Secret,
+    in_clear,
+    loads,
+    marked,
+    parsed,
+    plaintexts,
+    secret_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -93,7 +102,7 @@ def read(text: str, plan: str | None = None) -> Preview:
     """A preview from the text of `pulumi preview --json` or of a saved plan; raises `CouldNotTell`.
 
     `plan` is the one that the same run saved: the engine prints its digest without the outputs of the stack, as it
-    takes each resource down before they are there (pkg/backend/display/json.go).
+    takes each resource down before they are there (pkg/backend/display/json.go), and hides how long secrets are.
     """
     if not text.strip():
         raise CouldNotTell("there is nothing to explain: expected the output of `pulumi preview --json`, found no text")
@@ -101,7 +110,7 @@ def read(text: str, plan: str | None = None) -> Preview:
     if _is_plan(document):
         return _of_plan(document)
     if "changeSummary" in document or "steps" in document or "diagnostics" in document:
-        return _of_digest(document, None if plan is None else _outputs(plan))
+        return _of_digest(document, None if plan is None else _planned(plan))
     raise _not_a_preview()
 
 
@@ -119,12 +128,12 @@ def _is_plan(document: Mapping[str, Any]) -> bool:
     return isinstance(document.get("resourcePlans"), dict)
 
 
-def _outputs(plan: str) -> dict[str, Change]:
-    """The stack of a saved plan by its URN, with what it will export."""
+def _planned(plan: str) -> dict[str, Change]:
+    """What a saved plan says, by URN: of the stack, what it will export."""
     document = _document(plan)
     if not _is_plan(document):
         raise CouldNotTell("what was named as the plan is none: expected a file of `pulumi preview --save-plan`")
-    return {change.urn: change for change in _of_plan(document).changes if change.type == STACK}
+    return {change.urn: change for change in _of_plan(document).changes}
 
 
 def _not_a_preview() -> CouldNotTell:
@@ -135,7 +144,7 @@ def _not_a_preview() -> CouldNotTell:
 
 
 def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None) -> Preview:
-    """`planned` is the stack by its URN, as the plan of the same run has it."""
+    """`planned` is what the plan of the same run says, by URN."""
     scrub = Scrubber()
     diagnostics = document.get("diagnostics") or []
     steps = document.get("steps") or []
@@ -149,7 +158,7 @@ def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None
     if stack and planned is not None:
         if stack.urn not in planned:
             raise CouldNotTell(f"the plan is of another stack than {stack.urn.split('::')[0]}")
-        states[stack.urn] = replace(stack, after=planned[stack.urn].after)
+        states = {urn: _completed(change, planned.get(urn)) for urn, change in states.items()}
     preview = _checked("preview", states, _config(document), scrub, steps)
     if errors := [item["message"] for item in diagnostics if item.get("severity") == "error"]:
         said = [visible(scrub(line)) for message in errors for line in _told(message)]
@@ -161,6 +170,19 @@ def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None
         **{**preview, "warnings": tuple(dict.fromkeys(warnings)), "unchanged": int(summary.get("same", 0))},
         outputs_told=not stack or planned is not None or any("event" in (step.get("newState") or {}) for step in steps),
     )
+
+
+def _completed(change: Change, planned: Change | None) -> Change:
+    """A change with what the plan says of it beyond the digest: a stack's outputs, the sizes of secrets."""
+    if planned is None or change.kind == "delete":
+        return change
+    said = planned.after or {}
+    if change.type == STACK or change.after is None:
+        return replace(change, after=said)
+    sized = {
+        key: value for key, value in said.items() if isinstance(value, Secret) and change.after.get(key) == Secret()
+    }
+    return replace(change, after={**change.after, **sized})
 
 
 def _lacks(steps: Iterable[Mapping[str, Any]], summary: Mapping[str, int]) -> bool:

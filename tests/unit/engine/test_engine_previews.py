@@ -1,7 +1,8 @@
-"""What the real engine says of a preview, explained: a secret that a program exports in clear is found."""
+"""What the real engine says of a preview, explained: secrets exported in clear, and the size of secret files."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,19 +16,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CANARY = "canary-0123456789abcdef"
+HOST = "smtp.example.com"
+FILES = json.dumps({"kind": "secret", "files": {"domains/example.com/users": CANARY}})
 PROGRAM = f"""
 import pulumi
 
 pulumi.export("password", "{CANARY}")
 pulumi.export("token", pulumi.Output.secret("{CANARY}-marked"))
-pulumi.export("name", "smtp.example.com")
+pulumi.export("name", "{HOST}")
+"""
+SENDS_FILES = f"""
+import pulumi
+from pulumi_command import remote
+
+remote.Command(
+    "{HOST}/secret",
+    connection={{"host": "192.0.2.10", "privateKey": "none"}},
+    create="cat",
+    stdin=pulumi.Output.secret('{FILES}'),
+    logging=remote.Logging.NONE,
+    opts=pulumi.ResourceOptions(additional_secret_outputs=["stdout", "stderr", "connection"]),
+)
 """
 Pulumi = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def pulumi(tmp_path: Path) -> Pulumi:
-    """Runs the engine of this checkout on a new stack of a program that needs no provider."""
+    """Runs the engine of this checkout on a new stack."""
     engine, environment = laid_out(tmp_path, "exports", PROGRAM)
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -65,3 +81,13 @@ def test_an_output_in_clear_is_found_in_the_plan_and_in_the_stream_and_its_absen
     pulumi("up", "--yes", "--skip-preview")
     again = pulumi("preview", "--refresh", "--json", f"--save-plan={plan}").stdout
     assert sentences(explain(again, plan.read_text())) == in_clear
+
+
+def test_the_size_of_secret_files_is_in_the_plan(pulumi: Pulumi, tmp_path: Path) -> None:
+    (tmp_path / "__main__.py").write_text(SENDS_FILES)
+    plan = tmp_path / "plan.json"
+    digest = pulumi("preview", "--json", f"--save-plan={plan}").stdout
+    alone, both = explain(digest).markdown, explain(digest, plan.read_text()).markdown
+    assert "- users and DKIM keys: new, size not in this preview" in alone
+    assert f"- users and DKIM keys: new, {len(json.dumps(FILES))} bytes (on `{HOST}`)" in both
+    assert CANARY not in alone + both
