@@ -22,9 +22,10 @@ STACK = "lab-prodexample"  # its file name is one that git ignores
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     file = CHECKOUT / f"Pulumi.{STACK}.yaml"
-    text = (CHECKOUT / "tests" / "data" / "Pulumi.example.yaml").read_text()
+    text = (CHECKOUT / "tests" / "data" / "Pulumi.prod.yaml").read_text()
     # With its password among the outputs as well: a secret that is exported, but not in clear.
-    file.write_text(text.replace("users: [i]", "users: [{name: i, export: true}]"))
+    text = text.replace("users: [i]", "users: [{name: i, export: true}]")
+    file.write_text(text.replace("s3://my-bucket?region=eu-central-1", f"file://{tmp_path}"))
     _, variables = stacks.engine()
     passphrase = secrets.token_hex(16)
     backend = {"PULUMI_BACKEND_URL": f"file://{tmp_path}", "PULUMI_CONFIG_PASSPHRASE": passphrase}

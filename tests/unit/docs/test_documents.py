@@ -31,7 +31,7 @@ LISTED = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-s
                         capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
 FILES = {path.rpartition("/")[2] for path in LISTED}
 # What looks like a file and is none of this checkout.
-NO_FILES = {"ORGANIZATION/mailroom/prod", "organization/", "Europe/Berlin", "Pulumi.staging.yaml", "policy.json"}
+NO_FILES = {"ORGANIZATION/mailroom/prod", "organization/", "Europe/Berlin", "policy.json"}
 PATHS = sorted({
     (name, path)
     for name, text in TEXTS.items()

@@ -35,7 +35,7 @@ def with_secrets(value: Any) -> Any:
 def stack_with(snippet: dict[str, Any]) -> dict[str, Any]:
     """The smallest stack, with each key of the snippet where it belongs."""
     host = {"name": "smtp.example.com", "ipv4": "192.0.2.10", "ipv6": "2001:db8::10"}
-    host["hostKey"] = yaml.safe_load(Path("tests/data/Pulumi.example.yaml").read_text())["config"]["mailroom:hosts"][0][
+    host["hostKey"] = yaml.safe_load(Path("tests/data/Pulumi.prod.yaml").read_text())["config"]["mailroom:hosts"][0][
         "hostKey"
     ]
     domain: dict[str, Any] = {"name": "example.com", "zoneId": "0123456789abcdef0123456789abcdef", "users": ["i"]}

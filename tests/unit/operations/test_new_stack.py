@@ -166,17 +166,19 @@ def test_a_backend_with_options_is_exported_as_a_shell_takes_it() -> None:
 # Whose file it is
 
 
-def test_the_shipped_example_and_no_file_are_nobodys(tmp_path: Path) -> None:
-    example = tmp_path / "Pulumi.prod.yaml"
+@pytest.mark.parametrize("stack", ["prod", "staging"])
+def test_the_shipped_example_and_no_file_are_nobodys(tmp_path: Path, stack: str) -> None:
+    example = new_stack.path_of(stack, tmp_path)
     assert new_stack.is_free(example)
-    example.write_text(Path("tests/data/Pulumi.example.yaml").read_text())
+    example.write_text(Path(f"tests/data/Pulumi.{stack}.yaml").read_text())
     assert new_stack.is_free(example)
 
 
-def test_the_copy_of_the_tests_is_the_shipped_example_until_somebody_puts_a_stack_in_its_place() -> None:
-    shipped = Path("Pulumi.prod.yaml")
+@pytest.mark.parametrize("stack", ["prod", "staging"])
+def test_the_copy_of_the_tests_is_the_shipped_example_until_somebody_puts_a_stack_in_its_place(stack: str) -> None:
+    shipped = new_stack.path_of(stack)
     if shipped.exists() and new_stack.is_free(shipped):
-        assert shipped.read_text() == Path("tests/data/Pulumi.example.yaml").read_text()
+        assert shipped.read_text() == Path(f"tests/data/Pulumi.{stack}.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_any_other_file_is_replaced_on_confirmation_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: list[str], there: str, answer: str | None, *, replaced: bool
 ) -> None:
     file, written = tmp_path / "Pulumi.prod.yaml", []
-    example = Path("tests/data/Pulumi.example.yaml").read_text()
+    example = Path("tests/data/Pulumi.prod.yaml").read_text()
     file.write_text(example if there == "example" else "config: {}\n")
     monkeypatch.setattr(sys, "argv", ["new_stack.py", "prod", *flag])
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: answer is not None))
@@ -220,7 +222,7 @@ def test_any_other_file_is_replaced_on_confirmation_alone(
 )
 def test_a_file_that_somebody_worked_on_is_not_replaced(tmp_path: Path, change: Any) -> None:
     file = tmp_path / "Pulumi.prod.yaml"
-    file.write_text(change(Path("tests/data/Pulumi.example.yaml").read_text()))
+    file.write_text(change(Path("tests/data/Pulumi.prod.yaml").read_text()))
     assert not new_stack.is_free(file)
 
 
@@ -424,11 +426,11 @@ def test_a_run_killed_anywhere_leaves_the_file_of_before_and_the_next_one_ends_t
     place: Workplace, calls: int
 ) -> None:
     shipped = place.checkout / "Pulumi.prod.yaml"
-    shipped.write_text(Path("tests/data/Pulumi.example.yaml").read_text())
+    shipped.write_text(Path("tests/data/Pulumi.prod.yaml").read_text())
     place.engine(calls)
     assert killed(place.write)
     assert new_stack.is_free(shipped)
-    assert shipped.read_text() == Path("tests/data/Pulumi.example.yaml").read_text()
+    assert shipped.read_text() == Path("tests/data/Pulumi.prod.yaml").read_text()
     place.engine("never")
     place.write()
     assert place.is_complete()

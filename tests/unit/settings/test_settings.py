@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     Change = Callable[[dict[str, Any]], object]
 
 CHECKOUT = Path(__file__).parents[3]
-EXAMPLE = CHECKOUT / "tests/data/Pulumi.example.yaml"  # the shipped one makes room for somebody's own
+EXAMPLES = CHECKOUT / "tests/data"  # the shipped ones make room for somebody's own
+STAGING = "i@staging.example.net"
 CONTABO = {"clientId": "INT-1", "clientSecret": "SECRET-7", "apiUser": "u@example.com", "apiPassword": "SECRET 8&="}
 TOKEN = passwords.token(bytes(range(24)))
 TOKEN_HASH = str(passwords.scrypt_hash(TOKEN, bytes(16)))
@@ -764,8 +766,8 @@ def test_only_what_is_forwarded_elsewhere_needs_a_short_name() -> None:
 
 def example(stack: str, user: str) -> Settings:
     """A stack file that we ship, its secrets replaced."""
-    file = EXAMPLE if stack == "prod" else CHECKOUT / f"Pulumi.{stack}.yaml"
-    values = yaml.safe_load(file.read_text())["config"]
+    file = f"Pulumi.{stack}.yaml"
+    values = yaml.safe_load((CHECKOUT if stack == "dev" else EXAMPLES).joinpath(file).read_text())["config"]
     values.pop("mailroom:sshPrivateKey", None)
     values["mailroom:acme"]["token"] = "t" * 40
     secret = {"cloudflare:apiToken": "a" * 40, "mailroom:passwords": {user: "correct horse battery"}}
@@ -775,6 +777,21 @@ def example(stack: str, user: str) -> Settings:
 def test_the_shipped_stack_files_load_without_a_surprise() -> None:
     assert example("dev", "alice@example.test").warnings() == []
     assert [finding.id for finding in example("prod", "i@example.com").warnings()] == ["host-key-example", "dmarc-none"]
+    assert [finding.id for finding in example("staging", STAGING).warnings()] == ["host-key-example"]
+
+
+def test_the_shipped_environments_share_no_name_host_zone_or_state_and_production_is_protected() -> None:
+    stacks = [example("dev", "alice@example.test"), example("staging", STAGING), example("prod", "i@example.com")]
+    names = [{one.name for one in (*stack.hosts, *stack.domains)} for stack in stacks]
+    for one, other in itertools.permutations(names, 2):
+        assert not [(inner, outer) for inner in one for outer in other if f".{inner}".endswith(f".{outer}")]
+    addresses = [host.ipv4 for stack in stacks for host in stack.hosts]
+    zones = [domain.zone_id for stack in stacks for domain in stack.domains]
+    backends = [stack.backend for stack in stacks[1:]]
+    for all_of_them in (addresses, zones, backends):
+        assert None not in all_of_them
+        assert len(set(all_of_them)) == len(all_of_them)
+    assert [stack.protected for stack in stacks] == [False, False, True]
 
 
 def test_the_production_example_shows_the_defaults() -> None:
@@ -814,6 +831,6 @@ def test_a_stack_with_certificates_that_clients_trust_is_protected_unless_it_say
 
 def test_the_shipped_production_stack_is_protected() -> None:
     values = config(top(passwords=CONFIG["mailroom:passwords"]))
-    values |= yaml.safe_load(EXAMPLE.read_text())["config"]
+    values |= yaml.safe_load((EXAMPLES / "Pulumi.prod.yaml").read_text())["config"]
     values["mailroom:acme"]["token"] = "t" * 40
     assert Settings.load(values.get, "prod", values).protected
