@@ -14,16 +14,13 @@ from components.settings import Settings
 from docs.__main__ import made
 from docs.settings_reference import anchor
 from lab.base import SUITES
-from tests.unit.docs.commands import BLOCKS, CHECKOUT, blocks, check, commands, spans
+from tests.unit.docs.commands import BLOCKS, CHECKOUT, check, commands
+from tests.unit.docs.pages import INLINE, LINES, TEXTS
 from tests.unit.docs.test_guide import stack_with
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "policy/README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
-TEXTS = {path.relative_to(CHECKOUT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
-LINES = sorted({(name, line) for name, text in TEXTS.items() for block in blocks(text) for line in block.lines})
-INLINE = sorted({(name, code) for name, text in TEXTS.items() for code in spans(text)})
 LINKS = sorted({(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)})
 KEYS = sorted({(name, key, inner) for name, text in TEXTS.items()
                for key, inner in re.findall(r"\b((?:mailroom|cloudflare):[A-Za-z]\w*)(?:\.(\w+))?", text)})  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.docs.commands import CHECKOUT
-from tests.unit.docs.test_documents import INLINE, LINES
+from tests.unit.docs.pages import everywhere
 from tests.unit.engine.project import PASSPHRASE as OLD
 from tests.unit.engine.project import laid_out
 
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
 LOCK = {"pid": 1, "username": "somebody", "hostname": "elsewhere", "timestamp": "2026-01-01T00:00:00Z"}
 NEW = "not a secret either"
-
-
-def everywhere(start: str) -> list[str]:
-    """Every command of the pages that begins so, in a block or in a sentence."""
-    found = sorted({line for _, line in LINES + INLINE if line.startswith(start)})
-    assert found, start
-    return found
-
 
 SET, GET, REMOVE = (everywhere(f"pulumi config {verb} -s prod ") for verb in ("set", "get", "rm"))
 CANCEL, EXPLAIN = everywhere("pulumi cancel "), everywhere("pulumi preview -s prod --json ")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab import test_demo
 from tests.unit.docs.commands import asked_for, blocks, commands
-from tests.unit.docs.test_documents import INLINE, LINES, TEXTS
+from tests.unit.docs.pages import INLINE, LINES, TEXTS
 from tests.unit.docs.test_engine_commands import TYPED
 
 if TYPE_CHECKING:
