@@ -19,6 +19,7 @@ import pytest
 from tests.lab.program import DOMAIN, HOST, ProcessWatch, Stack
 from tests.lab.typist import Typist
 from tests.unit.docs.commands import to_type
+from tests.unit.docs.pages import everywhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,15 +230,22 @@ def test_up_works_again_after_a_destroy(stack: Stack) -> None:
     assert status == 0, report
 
 
+# What the pages tell people to type on the host; what it does there comes before what shows it.
+TYPED = [*everywhere("systemctl ", "timedatectl "), *everywhere("journalctl ", "ssh-keygen ", "cat ")]
+
+
 def test_every_command_of_the_operations_page_works_as_it_is_written(
     stack: Stack, canaries: list[str], tmp_path: Path, story: dict[str, Any]
 ) -> None:
+    on_the_host = {line: stack.vps.ssh(line) for line in TYPED}
+    assert [line for line, done in on_the_host.items() if done.returncode != 0] == []
+    assert [line for line, done in on_the_host.items() if "-- No entries --" in done.stdout] == []
     typist = Typist(stack, tmp_path)
     lines = [line for block in to_type("docs/operations.md", __file__) for line in block]
     for line in lines:
         typist.type(line)
     assert [line for line, _ in typist.said] == lines
-    told = "\n".join(said for _, said in typist.said)
+    told = "\n".join([*(said for _, said in typist.said), *(done.stdout for done in on_the_host.values())])
     assert [canary for canary in canaries if canary in told] == []
     assert stack.zone() == story["zone before"], "the last commands take everything away"
     assert not stack.file.exists()

@@ -28,7 +28,13 @@ CHECKOUT = Path(__file__).parents[3]
 BLOCK = re.compile(r"(?:^ *<!-- run by ([^>]*) -->\n)?^ *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 WHOLE_PAGE = re.compile(r"^<!-- each block run by ([^>]*) -->$", re.MULTILINE)
 BLOCKS = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
-SPAN = re.compile(r"`((?:scripts/\w+\.\w+|make|pulumi|eval|\.venv/bin/python -m)(?: [^`]+)?)`")
+# What the sentences tell people to type begins with one of these.
+PROGRAMS = (
+    r"scripts/\w+\.\w+", r"\.venv/bin/python -m", "make", "pulumi", "eval", "export", "git", "dig", "age-keygen",
+    "apt-get", "cat", "certbot", "journalctl", "ssh-add", "ssh-keygen", "systemctl", "timedatectl",
+)  # fmt: skip
+CODE = re.compile(r"`([^`]+)`")
+SPAN = re.compile(rf"(?:{'|'.join(PROGRAMS)})(?: .+)?")
 BETWEEN = {"|", "&&", "||", ";"}
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8")))
 
@@ -68,9 +74,14 @@ def asked_for(test: str) -> set[str]:
     return {ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.args[1]) == "__file__"}
 
 
+def codes(text: str) -> list[str]:
+    """All that stands as code in the sentences of a document."""
+    return [" ".join(code.split()) for code in CODE.findall(BLOCKS.sub("", text))]
+
+
 def spans(text: str) -> list[str]:
     """Every command in the sentences of a document."""
-    return [" ".join(code.split()) for code in SPAN.findall(BLOCKS.sub("", text))]
+    return [code for code in codes(text) if SPAN.fullmatch(code)]
 
 
 def commands(line: str) -> Iterator[list[str]]:

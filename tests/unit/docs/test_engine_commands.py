@@ -27,7 +27,13 @@ NEW = "not a secret either"
 SET, GET, REMOVE = (everywhere(f"pulumi config {verb} -s prod ") for verb in ("set", "get", "rm"))
 CANCEL, EXPLAIN = everywhere("pulumi cancel "), everywhere("pulumi preview -s prod --json ")
 PASSPHRASE = everywhere("pulumi stack change-secrets-provider ")
-TYPED = [*SET, *GET, *REMOVE, *CANCEL, *EXPLAIN, *PASSPHRASE]
+KEPT, AT_THE_END = everywhere("export PULUMI_CONFIG_PASSPHRASE_FILE="), everywhere("export PULUMI_SKIP_CHECKPOINTS=")
+TYPED = [*SET, *GET, *REMOVE, *CANCEL, *EXPLAIN, *PASSPHRASE, *KEPT, *AT_THE_END]
+# Says when it was made whether the state knows the resource already.
+ONE_RESOURCE = """import pathlib, pulumi
+state = pathlib.Path("state/.pulumi/stacks/mailroom/prod.json")
+pulumi.export("known", pulumi.ComponentResource("a:b:C", "x").urn.apply(lambda urn: urn in state.read_text()))
+"""
 
 
 @pytest.fixture
@@ -106,3 +112,21 @@ def test_a_preview_is_explained_as_written(at_the_engine: Type, command: str) ->
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("## Preview of `prod`")
     assert ("### Outputs" in done.stdout) == ("--plan" not in command)
+
+
+@pytest.mark.parametrize("command", KEPT)
+def test_a_passphrase_in_a_file_opens_the_stack_as_written(at_the_engine: Type, command: str, tmp_path: Path) -> None:
+    assert at_the_engine("pulumi config set -s prod --secret cloudflare:apiToken", answer="a secret").returncode == 0
+    kept = tmp_path / ".config/mailroom/prod.passphrase"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(OLD)
+    get = f"unset PULUMI_CONFIG_PASSPHRASE; HOME={tmp_path}; {command}; pulumi config get -s prod cloudflare:apiToken"
+    assert at_the_engine(get).stdout.strip() == "a secret"
+
+
+@pytest.mark.parametrize("command", ["true", *AT_THE_END])
+def test_the_state_is_written_at_the_end_alone_as_written(at_the_engine: Type, command: str, tmp_path: Path) -> None:
+    (tmp_path / "__main__.py").write_text(ONE_RESOURCE)
+    done = at_the_engine(f"{command}; pulumi up -s prod --skip-preview && pulumi stack output -s prod known")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == ("true" if command == "true" else "false")
