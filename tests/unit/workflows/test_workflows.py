@@ -37,13 +37,55 @@ def test_the_engine_installed_is_the_one_this_project_pins() -> None:
     ]
 
 
+def group(name: str, *, newest_wins: bool = False) -> dict[str, Any]:
+    """Of a group one runs at a time; the next one waits for it, or ends it."""
+    return {"group": name, "cancel-in-progress": newest_wins}
+
+
+WORKFLOW = {  # what starts it, and which of its runs are in one group
+    "preview": (
+        {"pull_request": None, "merge_group": None, "workflow_dispatch": None},
+        group("preview-${{ github.event.pull_request.number || github.ref }}", newest_wins=True),
+    ),
+    "up": ({"push": {"branches": ["main"]}}, None),
+    "refresh": ({"schedule": [{"cron": "17 4 * * *"}], "workflow_dispatch": None}, group("refresh")),
+}
+READ = {"contents": "read"}
+COMMENT = READ | {"pull-requests": "write"}
+FETCH_PLAN = READ | {"actions": "read", "pull-requests": "read"}
+JOB = {  # whose secrets it gets, what it may at GitHub, and which group it is in
+    "preview-staging": ("preview-staging", READ, None),
+    "preview-prod": ("preview-prod", READ, None),
+    "preview-comment-staging": (None, COMMENT, None),
+    "preview-comment-prod": (None, COMMENT, None),
+    "up-staging": ("staging", FETCH_PLAN, group("up-staging")),
+    "up-prod": ("prod", FETCH_PLAN, group("up-prod")),
+    "refresh-look": ("refresh-${{ matrix.stack }}", READ, None),
+    "refresh-tell": (None, READ | {"issues": "write"}, None),
+}
+
+
+def test_these_are_all_workflows_and_jobs() -> None:
+    assert set(WORKFLOWS) == set(WORKFLOW)
+    assert set(IDS) == set(JOB)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_is_started_by_this_alone_and_its_runs_wait_or_give_way(name: str) -> None:
+    loaded = WORKFLOWS[name]
+    assert (loaded[True], loaded.get("concurrency")) == WORKFLOW[name]  # YAML 1.1 reads `on` as True
+
+
+@pytest.mark.parametrize(("name", "key", "job"), JOBS, ids=IDS)
+def test_a_job_gets_these_secrets_and_rights_alone(name: str, key: str, job: dict[str, Any]) -> None:
+    assert (job.get("environment"), job["permissions"], job.get("concurrency")) == JOB[f"{name}-{key}"]
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_gives_no_right_to_all_its_jobs_and_stops_at_a_failed_pipe(name: str) -> None:
     loaded = WORKFLOWS[name]
     assert loaded["permissions"] == {}
     assert loaded["defaults"]["run"]["shell"] == "bash"
-    assert loaded.get("concurrency") or all(job["concurrency"] for job in loaded["jobs"].values())
-    assert "pull_request_target" not in loaded[True]  # YAML 1.1 reads `on` so
 
 
 @pytest.mark.parametrize(("name", "key", "job"), JOBS, ids=IDS)
@@ -52,7 +94,6 @@ def test_a_job_with_secrets_has_an_environment_and_may_write_nothing_at_github(
 ) -> None:
     secrets = set(re.findall(r"secrets\.(\w+)", str(job)))
     writes = {right for right, level in job["permissions"].items() if level != "read"}
-    assert job["permissions"]["contents"] == "read"
     assert "timeout-minutes" in job
     assert not (secrets and writes)
     assert bool(secrets) == ("environment" in job)
@@ -94,17 +135,14 @@ def test_a_comment_waits_for_the_preview_of_its_own_stack_alone() -> None:
     assert previews == {"staging", "prod"}
     for key in previews:
         assert "needs" not in jobs[key]
-        assert jobs[key]["environment"] == f"preview-{key}"
         assert jobs[key]["name"] == f"preview of {key}"  # the checks that docs/pull-requests.md asks to require
         assert jobs[f"comment-{key}"]["needs"] == key
         assert jobs[key]["env"] == jobs[f"comment-{key}"]["env"] == {"STACK": key}
 
 
-def test_a_merge_queue_is_previewed_and_comments_are_for_pull_requests_alone() -> None:
-    loaded = WORKFLOWS["preview"]
-    assert set(loaded[True]) == {"pull_request", "merge_group", "workflow_dispatch"}
-    assert "github.event.pull_request.number || github.ref " in loaded["concurrency"]["group"]
-    conditions = [job["if"] for key, job in loaded["jobs"].items() if key.startswith("comment-")]
+def test_comments_are_for_pull_requests_alone() -> None:
+    jobs = WORKFLOWS["preview"]["jobs"]
+    conditions = [job["if"] for key, job in jobs.items() if key.startswith("comment-")]
     assert [text for text in conditions if "&& github.event_name == 'pull_request' }}" not in text] == []
 
 
