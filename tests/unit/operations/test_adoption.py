@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -360,3 +361,29 @@ def test_the_exit_status_says_what_is_left_to_do(
     said = json.loads(capsys.readouterr().out)
     assert [one["id"] for one in said["records"]] == [one["id"] for one in zone]
     assert ("import" in world.calls) == imports
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "is_done"),
+    [("y", 0, True), ("n", 1, False), ("", 1, False), (None, 1, False)],
+    ids=["yes", "no", "only the return key", "nobody is there"],
+)
+def test_a_person_sees_the_records_and_says_whether_they_are_taken_over(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    answer: str | None, status: int, *, is_done: bool,
+) -> None:  # fmt: skip
+    world.zone = [SPF, ADDRESS]
+    before, shown = world.file.read_bytes(), []
+
+    def say(question: str) -> str:
+        shown.append(capsys.readouterr().out)
+        assert "import these and write the settings?" in question
+        return answer or ""
+
+    monkeypatch.setattr("sys.argv", ["adopt.py", "--stack", "prod"])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: answer is not None))
+    monkeypatch.setattr("builtins.input", say)
+    assert adopt.main() == status
+    assert [identifier(1) in text and identifier(2) in text for text in shown] == [True] * (answer is not None)
+    assert world.calls == ["stack", *(["preview", "import", "stack"] if is_done else [])]
+    assert (world.file.read_bytes() != before) is is_done
