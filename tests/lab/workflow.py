@@ -1,6 +1,7 @@
 """Runs a job of .github/workflows here: its own `run:` lines, with GitHub's files, artifacts and API played by a test.
 
-What is not played: checking out and setting up (the checkout is there and set up), and the runner's own protections.
+What is not played: checking out and setting up (the checkout is there and set up; tests/unit/workflows runs the step
+that does it), and the runner's own protections.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.engine import pins
-
 FOLDER = Path(__file__).parents[3] / ".github"
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (FOLDER / "workflows").glob("*.yml")}
 JOBS = [(name, key, job) for name, loaded in WORKFLOWS.items() for key, job in loaded["jobs"].items()]
@@ -28,13 +26,6 @@ def test_an_action_is_pinned_by_the_same_commit_everywhere() -> None:
     text = "\n".join(file.read_text() for file in FOLDER.glob("*/**/*.yml"))
     pinned = set(re.findall(r"uses: ([\w-]+/[\w-]+)@(\S+ # \S+)", text))
     assert len(pinned) == len({name for name, _ in pinned})
-
-
-def test_the_engine_installed_is_the_one_this_project_pins() -> None:
-    setup = yaml.safe_load((FOLDER / "actions" / "setup" / "action.yml").read_text())
-    assert [step["with"]["pulumi-version"] for step in setup["runs"]["steps"] if "pulumi" in step.get("uses", "")] == [
-        pins.ENGINE
-    ]
 
 
 def group(name: str, *, newest_wins: bool = False) -> dict[str, Any]:
@@ -105,6 +96,15 @@ def test_no_job_keeps_githubs_token_in_the_checkout() -> None:
     checkouts = [step for *_, job in JOBS for step in job["steps"] if "actions/checkout@" in step.get("uses", "")]
     assert len(checkouts) == len(JOBS)
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+def test_a_job_that_runs_the_program_sets_its_machine_up_before_and_no_other_job_does() -> None:
+    for name, key, job in JOBS:
+        steps = [step.get("uses") or step["run"] for step in job["steps"]]
+        runs = [place for place, step in enumerate(steps) if "scripts/pull_request.py " in step]
+        ready = [place for place, step in enumerate(steps) if step == "./.github/actions/setup"]
+        assert len(runs) == len(ready) == ("environment" in job), (name, key)
+        assert ready <= runs, (name, key)
 
 
 SET_UP = "vars.MAILROOM_DEPLOYS == 'yes'"
