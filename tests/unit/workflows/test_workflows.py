@@ -72,6 +72,12 @@ def test_a_job_gets_these_secrets_and_rights_alone(name: str, key: str, job: dic
     assert (job.get("environment"), job["permissions"], job.get("concurrency")) == JOB[f"{name}-{key}"]
 
 
+def test_a_job_works_on_the_stack_whose_secrets_it_gets() -> None:
+    for name, key, job in JOBS:
+        if "environment" in job:
+            assert job["environment"].removeprefix(f"{name}-") == job["env"]["STACK"], (name, key)
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_gives_no_right_to_all_its_jobs_and_stops_at_a_failed_pipe(name: str) -> None:
     loaded = WORKFLOWS[name]
@@ -166,5 +172,5 @@ def test_the_documentation_names_each_environment_and_secret_there_is() -> None:
         used |= {
             f"`{job['environment'].replace('${{ matrix.stack }}', stack)}`" for stack in stacks if "environment" in job
         }
-    assert {"`preview-prod`", "`prod`", "`SSH_PRIVATE_KEY`"} < used
+    assert {"`preview-prod`", "`prod`", "`refresh-staging`", "`refresh-prod`", "`SSH_PRIVATE_KEY`"} < used
     assert not [name for name in used if name not in text]
