@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import checkdmarc.dmarc
 import checkdmarc.spf
 import pytest
+import yaml
 
 from tests.lab.program import DOMAIN, HOST, ProcessWatch, Stack
 from tests.lab.typist import Typist
@@ -110,10 +111,23 @@ def test_independent_readers_accept_the_published_records(stack: Stack) -> None:
     assert dmarc["record"].startswith("v=DMARC1; p=")
 
 
-def test_a_second_preview_is_empty_and_breaks_no_policy(stack: Stack) -> None:
-    shown = stack.run("preview", "--expect-no-changes", "--policy-pack", "policy")
+def test_a_second_preview_is_empty_breaks_no_policy_and_reaches_nobody(stack: Stack) -> None:
+    shown = stack.preview_alone("--expect-no-changes", "--policy-pack", "policy")
     assert shown.returncode == 0, shown.stdout
     assert "\u2705 mailroom@" in shown.stdout, shown.stdout
+
+
+def test_a_preview_of_a_change_to_host_and_zone_reaches_nobody_either(stack: Stack) -> None:
+    written = stack.file.read_text()
+    settings = yaml.safe_load(written)
+    (domain,) = settings["config"]["mailroom:domains"]
+    domain |= {"aliases": {**domain["aliases"], "sales": ["alice@receiver.test"]}, "dmarc": {"policy": "quarantine"}}
+    stack.file.write_text(yaml.safe_dump(settings))
+    shown = stack.preview_alone("--diff")
+    stack.file.write_text(written)
+    assert shown.returncode == 0, shown.stdout
+    assert "sales: alice@receiver.test" in shown.stdout, shown.stdout
+    assert "v=DMARC1; p=quarantine" in shown.stdout, shown.stdout
 
 
 def test_a_refresh_finds_no_difference(stack: Stack) -> None:
