@@ -39,6 +39,13 @@ class Domain:
     """What the record says of everybody else."""
     policy: str | None = None
     """Its DMARC policy; without, it has no DMARC record."""
+    selector: str = SELECTOR
+    """Under which its one key is published."""
+
+    @property
+    def key_record(self) -> str:
+        """The TXT value of its key."""
+        return f"v=DKIM1; k=rsa; p={self._public}"
 
     def publish(self, dns: Dns) -> None:
         """Its MX, SPF, DKIM and DMARC records, at once at every name server."""
@@ -58,7 +65,7 @@ class Domain:
             serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
         )
         signature: bytes = dkim.sign(
-            message, SELECTOR.encode(), self.name.encode(), pem, canonicalize=canonical, include_headers=fields
+            message, self.selector.encode(), self.name.encode(), pem, canonicalize=canonical, include_headers=fields
         )
         return signature + message
 
@@ -68,7 +75,7 @@ class Domain:
             records[self.name, "TXT"] = f"v=spf1 ip4:{self.servers.ipv4} ip6:{self.servers.ipv6} {self.spf}"
         if self.policy:
             records[f"_dmarc.{self.name}", "TXT"] = f"v=DMARC1; p={self.policy}"
-        records[f"{SELECTOR}._domainkey.{self.name}", "TXT"] = f"v=DKIM1; k=rsa; p={self._public}"
+        records[f"{self.selector}._domainkey.{self.name}", "TXT"] = self.key_record
         return records
 
     @cached_property

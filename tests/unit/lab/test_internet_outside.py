@@ -50,12 +50,12 @@ def test_its_spf_record_confirms_its_own_servers_alone(client: str, spf: str) ->
 
 
 def test_its_policy_is_met_by_its_signature_and_one_blank_less_breaks_it() -> None:
-    domain = Domain(name="friend.test", policy="reject")
+    domain = Domain(name="friend.test", policy="reject", selector="old")
     zone = published(domain)
     envelope = Envelope(mail_from="me@friend.test", ehlo="mail.friend.test", client_ip="192.0.2.99")
     signed = domain.sign(MESSAGE)
     verdict = judge(signed, envelope, zone.lookup)
-    assert [(each.domain, each.result) for each in verdict.dkim] == [("friend.test", "pass")]
+    assert [(each.domain, each.selector, each.result) for each in verdict.dkim] == [("friend.test", "old", "pass")]
     assert (verdict.spf, verdict.dmarc, verdict.dmarc_policy) == ("none", "pass", "reject")
     assert judge(signed.replace(b"Two  blanks", b"Two blanks"), envelope, zone.lookup).dmarc == "fail"
 
