@@ -180,15 +180,24 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
 
 
 def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
-    """What others may already send by stays allowed; their record gives way to the one that says both."""
+    """What others may already send by stays allowed; their record gives way to the one that says both, if one can."""
     senders = [spf.with_hosts(text, answers.domain, existing.mx) for text in existing.spf]
     kept = {"mechanisms": [], "includes": [], "all": "~all", **spf.as_settings(senders, answers.domain)}
-    if existing.spf:
-        kept["adopt"] = True
-        notes.append(f"`up` replaces {'; '.join(existing.spf)} by one SPF record that allows the same and your host")
-    if left_out := [term for text in existing.spf for term in spf.dropped(text)]:
+    if not existing.spf:
+        return kept
+    ours, there = spf.record(kept["mechanisms"], kept["includes"], ending=kept["all"]), "; ".join(existing.spf)
+    refusing = [term for text in senders for term in spf.out_of_order(text, "v=spf1", ours, answers.domain)]
+    if refusing:
+        notes.append(
+            f"`up` stops at {there}: {', '.join(dict.fromkeys(refusing))} refuses whom a later term may let in, and "
+            f"`spf` below does not hold that order; `scripts/adopt.py --stack {answers.stack}` shows the ways on, such "
+            "as --take, by which ours takes its place"
+        )
+        return kept
+    notes.append(f"`up` replaces {there} by one SPF record that lets the same pass and your host")
+    if left_out := [term for text in senders for term in spf.left_out(text, ours, answers.domain)]:
         notes.append(f"left out of it: {', '.join(left_out)}")
-    return kept
+    return {**kept, "adopt": True}
 
 
 def _dmarc(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:

@@ -215,7 +215,7 @@ class _Name:
     def _spf(self, record: Existing, free: Mapping[str, Record]) -> Judgement:
         """An SPF record at a domain of ours: nothing that it allows is lost, and it does not become a second one."""
         key = self._match(record, free, loose=False)
-        left_out = ownership.left_out(record)
+        left_out = ownership.left_out(record, self.claim, self._merged)
         theirs, ours = ownership.others_spf(record, self.claim), self.claim["spf"]
         if refusing := spf.out_of_order(theirs, ours, self._merged, self.claim["name"]):
             reason = f"{', '.join(refusing)} refuses whom a later term may let in: order matters, and a merge loses it"

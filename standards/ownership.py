@@ -205,7 +205,8 @@ def is_email_routing(record: Mapping[str, Any]) -> bool:
 def _conflict(record: Mapping[str, Any], claim: Claim, stack: str) -> Finding:
     reason, fix = explained(record, claim)
     if owner(record) is None and not is_email_routing(record) and _is_like_ours(record, claim):
-        fix = f"{fix}; {conjunction(record, claim)} take it over: `scripts/adopt.py --stack {stack}`"
+        take = f" --take {record.get('id', 'ID')}" if is_others_spf(record, claim) and _refusing(record, claim) else ""
+        fix = f"{fix}; {conjunction(record, claim)} take it over: `scripts/adopt.py --stack {stack}{take}`"
     return Finding(
         severity="error",
         id="record-not-ours",
@@ -276,21 +277,31 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim) -> str:
 
 def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     """The very line of settings that merges an SPF record of others into ours."""
-    wanted, merged = merged_spf([record], claim), merged_text([record], claim)
-    if refusing := spf.out_of_order(others_spf(record, claim), claim["spf"], merged, claim["name"]):
+    wanted = merged_spf([record], claim)
+    if refusing := _refusing(record, claim):
+        way = "`spf` cannot hold that order, as its includes come last;"
+        if spf.can_be_held(others_spf(record, claim), claim["spf"], claim["name"]):
+            way = "write `spf` by hand so that our record ends with these terms in their order; or"
         return (
-            f"{', '.join(refusing)} refuses whom a later term may let in: write `spf` by hand so that our record ends "
-            "with these terms in their order; or delete it in the Cloudflare dashboard if nothing needs it"
+            f"{', '.join(refusing)} refuses whom a later term may let in: {way} delete it in the Cloudflare dashboard "
+            "if nothing needs it"
         )
     quoted = {name: ", ".join(map(_in_brackets, wanted.get(name, ()))) for name in _LISTS}
     parts = [f"{name}: [{terms}]" for name, terms in quoted.items() if terms]
     end = f'all: "{wanted["all"]}"'
     line = f"spf: {{{', '.join([*parts, end, 'adopt: true'])}}}"
     lacks = f"ours lacks {', '.join(missing_spf(record, claim))}; " if claim["adopt"] else ""
+    out = left_out(record, claim, merged_text([record], claim))
     return (
         f"{lacks}to merge it into ours, write `{line}` for {claim['name']}: the run then replaces it by one record "
-        f"that allows both{left_out(record)}; or delete it in the Cloudflare dashboard if nothing needs it"
+        f"that allows both{out}; or delete it in the Cloudflare dashboard if nothing needs it"
     )
+
+
+def _refusing(record: Mapping[str, Any], claim: Claim) -> list[str]:
+    """Terms of an SPF record whose order a merge into ours loses."""
+    merged = merged_text([record], claim)
+    return spf.out_of_order(others_spf(record, claim), claim["spf"], merged, claim["name"])
 
 
 def _in_brackets(term: str) -> str:
@@ -298,9 +309,9 @@ def _in_brackets(term: str) -> str:
     return json.dumps(term) if "{" in term or spf.refuses(term) else term
 
 
-def left_out(record: Mapping[str, Any]) -> str:
+def left_out(record: Mapping[str, Any], claim: Claim, merged: str) -> str:
     """In parentheses what a merge does not take from an SPF record; empty for nothing."""
-    terms = spf.dropped(unquoted(str(record["content"])))
+    terms = spf.left_out(others_spf(record, claim), merged, claim["name"])
     return f" (left out: {', '.join(terms)})" if terms else ""
 
 

@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.settings import Settings
 from operations import interview, new_stack, questions, stacks
 from operations.cloudflare import Account, ApiError
 from operations.new_stack import Answers, Existing, draft
 from scripts import new_stack as command
+from standards import ownership
 from standards.finding import Problems
+from standards.records import wanted_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from standards.finding import Finding
 
 ZONE = "0123456789abcdef0123456789abcdef"
 API, ACME = "api-token-canary-0123456789-0123456789-01", "acme-token-canary-0123456789-0123456789-0"
@@ -56,14 +62,27 @@ def domain_of(made: new_stack.Draft) -> dict[str, Any]:
     return dict(domain)
 
 
-def test_the_file_is_all_that_up_needs_but_the_secrets() -> None:
-    made = draft(ANSWERS, ZONE, Existing())
+def loaded(made: new_stack.Draft) -> Settings:
     config = yaml.safe_load(made.text)["config"]
     config["mailroom:acme"]["token"] = ACME
     config |= {"cloudflare:apiToken": API, "mailroom:passwords": {"i@example.com": "a-long-password-of-ours"}}
-    settings = Settings.load(config.get, "prod", config)
-    assert [host.name for host in settings.hosts] == ["smtp.example.com"]
-    assert [warning.id for warning in settings.warnings()] == ["host-key-example"]
+    return Settings.load(config.get, "prod", config)
+
+
+def at_the_gate(made: new_stack.Draft, texts: Sequence[str], mx: Sequence[str] = ()) -> list[Finding]:
+    """What stops the first run in a zone with these SPF and MX records at the domain."""
+    zone = [
+        *(record("TXT", "example.com", text, id=str(number)) for number, text in enumerate(texts)),
+        *(record("MX", "example.com", host, id=host, priority=10) for host in mx),
+    ]
+    stack = loaded(made)
+    return ownership.conflicts(zone, ownership.claims(stack, wanted_records(stack), ZONE), "prod", "example.com")
+
+
+def test_the_file_is_all_that_up_needs_but_the_secrets() -> None:
+    stack = loaded(draft(ANSWERS, ZONE, Existing()))
+    assert [host.name for host in stack.hosts] == ["smtp.example.com"]
+    assert [warning.id for warning in stack.warnings()] == ["host-key-example"]
 
 
 def test_no_secret_is_in_the_file_and_none_is_shown() -> None:
@@ -120,6 +139,59 @@ def test_mx_of_the_record_that_is_there_stays_the_hosts_of_today_and_what_is_lef
     made = draft(ANSWERS, ZONE, existing)
     assert domain_of(made)["spf"]["mechanisms"] == ["a:mx.other.test"]
     assert "left out of it: ptr" in made.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("v=spf1 include:_spf.google.com ?include:x.example ~all", "?include:x.example"),
+        ("v=spf1 include:_spf.google.com ?ip4:192.0.2.1 ~all", "?ip4:192.0.2.1"),
+        ("v=spf1 ~ip4:192.0.2.1 -all", ""),
+    ],
+)
+def test_terms_that_let_nobody_pass_do_not_stop_up_and_are_told_where_they_are_left_out(
+    text: str, left_out: str
+) -> None:
+    made = draft(ANSWERS, ZONE, Existing(spf=(text,)))
+    assert domain_of(made)["spf"]["adopt"] is True
+    assert at_the_gate(made, [text]) == []
+    assert (f"left out of it: {left_out}" in made.notes) == bool(left_out)
+
+
+def test_a_record_whose_order_the_settings_cannot_hold_is_not_said_to_be_replaced() -> None:
+    text = "v=spf1 -include:bad.example include:x.example ~all"
+    made = draft(ANSWERS, ZONE, Existing(spf=(text,)))
+    assert "adopt" not in domain_of(made)["spf"]
+    note = next(note for note in made.notes if "`up`" in note)
+    assert note.startswith(f"`up` stops at {text}: -include:bad.example refuses whom a later term may let in")
+    assert "`scripts/adopt.py --stack prod` shows the ways on, such as --take" in note
+    (stopped,) = at_the_gate(made, [text])
+    assert stopped.fix.startswith(
+        "-include:bad.example refuses whom a later term may let in: `spf` cannot hold that order"
+    )
+    assert stopped.fix.endswith("or take it over: `scripts/adopt.py --stack prod --take 0`")
+
+
+TERMS = st.builds(
+    str.__add__,
+    st.sampled_from(["", "", "+", "-", "~", "?"]),
+    st.sampled_from(
+        ["ip4:192.0.2.1", "ip4:198.51.100.0/24", "a:x.example", "mx", "include:y.example", "include:z.example", "ptr"]
+    ),
+)
+TEXTS = st.builds(
+    "v=spf1 {} {}".format,
+    st.lists(TERMS, max_size=4).map(" ".join),
+    st.sampled_from(["~all", "-all", "?all", "redirect=r.example", "exp=e.example"]),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=2), mx=st.sampled_from([(), ("mx.old.example",)]))
+def test_what_a_draft_says_of_spf_records_is_what_the_gate_does(texts: list[str], mx: tuple[str, ...]) -> None:
+    made = draft(ANSWERS, ZONE, Existing(mx=mx, spf=tuple(texts)))
+    stops = [note for note in made.notes if note.startswith("`up` stops at")]
+    assert bool(at_the_gate(made, texts, mx)) == bool(stops) == ("adopt" not in domain_of(made)["spf"])
 
 
 def test_a_selector_that_is_taken_is_not_used_again() -> None:

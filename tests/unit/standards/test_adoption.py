@@ -233,6 +233,9 @@ def test_our_stricter_end_stays(theirs: str) -> None:
         ("v=spf1 +all", "import", "ours takes its place (left out: +all)"),
         ("v=spf1 mx ptr ~all", "merge",
          "ours lacks mx, which goes into `spf` of the settings (left out: ptr)"),
+        ("v=spf1 include:x.example ?mx ?include:y.example ~all", "merge",
+         "ours lacks include:x.example, which goes into `spf` of the settings (left out: ?mx, ?include:y.example)"),
+        ("v=spf1 mx ?a ~all", "merge", "ours lacks mx, ?a, which goes into `spf` of the settings"),
     ],
 )  # fmt: skip
 def test_what_a_merge_leaves_out_is_told(text: str, verdict: str, reason: str) -> None:
@@ -241,17 +244,24 @@ def test_what_a_merge_leaves_out_is_told(text: str, verdict: str, reason: str) -
 
 
 @pytest.mark.parametrize(
-    "text", ["v=spf1 include:a.example -ip4:203.0.113.0/24 ip4:203.0.113.9 -all", "v=spf1 -include:bad.example mx -all"]
+    ("text", "way"),
+    [
+        ("v=spf1 -ip4:203.0.113.0/24 ip4:203.0.113.9 -all", "write `spf` by hand so that our record ends with"),
+        ("v=spf1 include:a.example -ip4:203.0.113.0/24 ip4:203.0.113.9 -all", "`spf` cannot hold that order"),
+        ("v=spf1 -include:bad.example mx -all", "`spf` cannot hold that order"),
+    ],
 )
-def test_a_record_whose_order_matters_is_merged_by_hand_or_taken(text: str) -> None:
+def test_a_record_whose_order_matters_is_merged_by_hand_or_taken(text: str, way: str) -> None:
     existing = record("TXT", APEX, quoted(text), id="b" * 32)
+    change = domain(spf={"mechanisms": ["ip4:203.0.113.9"]})
     for known in ({}, {f"{APEX}/spf": "b" * 32}):
-        judged = judge(existing, known=known)
+        judged = judge(existing, known=known, change=change)
         assert judged[0].verdict == "conflict"
         assert "order matters" in judged[0].reason
-        assert "write `spf` by hand" in judged[0].fix
-        assert (settings_of(judged), adoption.adopted(judged)) == ({}, [])
-        taken = judge(existing, known=known, take=["b" * 32])
+        assert way in judged[0].fix
+        assert f"--take {'b' * 32}" in judged[0].fix
+        assert (settings_of(judged, change), adoption.adopted(judged)) == ({}, [])
+        taken = judge(existing, known=known, take=["b" * 32], change=change)
         assert (taken[0].verdict, adoption.adopted(taken)) == ("import", ["b" * 32])
 
 
@@ -263,10 +273,19 @@ def test_a_record_whose_order_ours_keeps_is_imported() -> None:
 
 def test_a_second_record_may_not_come_to_stand_behind_what_the_first_refuses() -> None:
     judged = judge(
-        record("TXT", APEX, '"v=spf1 ip4:192.0.2.77 ?mx ~all"', id="1"),
+        record("TXT", APEX, '"v=spf1 ?mx ip4:192.0.2.77 ~all"', id="1"),
         record("TXT", APEX, '"v=spf1 ip4:192.0.2.78 ~all"', id="2"),
     )
     assert verdicts(judged) == [("conflict", None), ("merge", f"{APEX}/spf")]
+
+
+def test_what_a_record_refuses_at_its_end_comes_behind_all_that_passes() -> None:
+    judged = judge(
+        record("TXT", APEX, '"v=spf1 ip4:192.0.2.77 ?mx ~all"', id="1"),
+        record("TXT", APEX, '"v=spf1 ip4:192.0.2.78 ~all"', id="2"),
+    )
+    assert verdicts(judged) == [("merge", f"{APEX}/spf"), ("merge", None)]
+    assert settings_of(judged)[APEX]["mechanisms"] == ["ip4:192.0.2.77", "ip4:192.0.2.78", "?mx"]
 
 
 def test_what_was_taken_stays_taken() -> None:

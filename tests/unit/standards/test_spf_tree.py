@@ -247,6 +247,9 @@ def test_the_mx_of_a_domain_is_written_as_the_hosts_that_it_has_now() -> None:
         ("v=spf1 ?mx include:x.test -all", "v=spf1 ?mx include:x.test include:y.test ~all", ["?mx"]),
         ("v=spf1 -include:bad.test include:x.test ~all", "v=spf1 include:x.test ~all", ["-include:bad.test"]),
         ("v=spf1 a ~mx ~all", "v=spf1 include:_spf.d.test a ~mx ~all", []),
+        ("v=spf1 a ~mx ~all", "v=spf1 ~mx a ~all", ["~mx"]),
+        ("v=spf1 a ~mx ?include:x.test ~all", "v=spf1 a include:y.test ~all", []),
+        ("v=spf1 redirect=x.test ~mx", "v=spf1 include:x.test ~all", ["~mx"]),
     ],
 )  # fmt: skip
 def test_terms_that_refuse_have_to_keep_their_place(text: str, merged: str, terms: list[str]) -> None:
