@@ -201,6 +201,17 @@ def in_force(text: str) -> list[str]:
     return [term for term, name in zip(heeded, names, strict=False) if name != "redirect"]
 
 
+def senders(text: str) -> list[str]:
+    """The terms in force that let somebody pass, in our spelling; `all` aside."""
+    terms = (term for term in in_force(text) if name_of(term) != "all" and not _is_unheeded(term))
+    return [term for term in dict.fromkeys(map(_spelled, terms)) if not refuses(term)]
+
+
+def _is_unheeded(term: str) -> bool:
+    """Whether it is a modifier that lets nobody pass, such as `exp`, or one that receivers do not know."""
+    return name_of(term) != "redirect" and _MODIFIER.match(term) is not None
+
+
 def with_hosts(text: str, domain: str, hosts: Sequence[str]) -> str:
     """The text with an `a` for each of `hosts`, where a term names the MX of the domain itself."""
     terms = (_hosts_in(term, domain, hosts) if name_of(term) == "mx" else [term] for term in text.split())
@@ -281,9 +292,7 @@ def dropped(text: str) -> list[str]:
     return [
         term
         for term in in_force(text)
-        if (name := name_of(term)) == "ptr"
-        or (name == "all" and not _end(text))
-        or (name != "redirect" and _MODIFIER.match(term))
+        if (name := name_of(term)) == "ptr" or (name == "all" and not _end(text)) or _is_unheeded(term)
     ]
 
 

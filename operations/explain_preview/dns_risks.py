@@ -25,7 +25,7 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
     yield from _mail(preview, records)
     yield from _addresses(records, hosts)
     yield from _dkim(preview, records, hosts)
-    yield from policy_risks.find(records, hosts)
+    yield from policy_risks.find(records, hosts, _mx_elsewhere(preview))
 
 
 # --- receiving ------------------------------------------------------------------------------------------------
@@ -105,6 +105,15 @@ def _wanted_mx(preview: Preview) -> Iterator[tuple[str, str]]:
         if domain.get("mail", "forward") == "forward":
             for host in _listed(preview, "mailroom:hosts"):
                 yield _name(domain.get("name")), _name(host.get("name"))
+
+
+def _mx_elsewhere(preview: Preview) -> dict[str, list[str]]:
+    """By domain the MX hosts of others that the configuration names."""
+    return {
+        _name(domain.get("name")): [_name(host) for host in hosts]
+        for domain in _listed(preview, "mailroom:domains")
+        if domain.get("mail") == "external" and isinstance(hosts := domain.get("mx"), list)
+    }
 
 
 def _listed(preview: Preview, key: str) -> list[dict[str, Any]]:

@@ -13,17 +13,22 @@ from operations.explain_preview.secrecy import HIDDEN
 from standards import dmarc, spf
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from operations.explain_preview.hosts import HostChange
     from operations.explain_preview.records import RecordChange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_QUALIFIERS: Final = {"+": 0, "?": 1, "~": 2, "-": 3}
+_ENDS: Final = (*spf.ENDS, "+all")
 
 
-def find(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterator[Risk]:
-    """Every risk of SPF and DMARC records; of a host that goes nobody says EHLO with its name any more."""
+def find(
+    records: Sequence[RecordChange], hosts: Sequence[HostChange], elsewhere: Mapping[str, Sequence[str]]
+) -> Iterator[Risk]:
+    """Every risk of SPF and DMARC records; of a host that goes nobody says EHLO with its name any more.
+
+    `elsewhere` are the MX hosts of domains whose mail others receive.
+    """
     leaving = {host.name for host in hosts if host.kind == "delete"}
     going = {record.before for record in records if record.role in {"a", "aaaa"} and record.moves}
     for record in records:
@@ -32,7 +37,7 @@ def find(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> Iterat
         if record.role == "dmarc":
             yield from _dmarc(record)
         elif record.role in {"spf", "spf-hosts"}:
-            yield from _spf(record, going)
+            yield from _spf(record, going, elsewhere.get(record.name, ()))
 
 
 def _dmarc(record: RecordChange) -> Iterator[Risk]:
@@ -86,7 +91,7 @@ def _strength(word: str) -> int:
     return ("nothing", *dmarc.POLICIES).index(word)
 
 
-def _spf(record: RecordChange, going: Collection[str | None]) -> Iterator[Risk]:
+def _spf(record: RecordChange, going: Collection[str | None], mx: Sequence[str]) -> Iterator[Risk]:
     """`going` are the addresses of hosts that go or move: what they sent is sent no more."""
     name = code(record.name)
     if record.kind == "delete":
@@ -100,48 +105,49 @@ def _spf(record: RecordChange, going: Collection[str | None]) -> Iterator[Risk]:
         return
     yield from _ending(record, record.after)
     if record.before_known and record.before is not None:
-        yield from _terms(record, record.before, record.after, going)
+        yield from _strangers(record, record.before, record.after)
+        old, new = (spf.with_hosts(text, record.name, mx) for text in (record.before, record.after))
+        yield from _lost(record, old, new, going)
 
 
 def _ending(record: RecordChange, after: str) -> Iterator[Risk]:
     """What the rest is told by `all`."""
-    name, new = code(record.name), _all(after)
+    name, new = code(record.name), _end(after)
     if not record.before_known:
-        if _QUALIFIERS[new] < _QUALIFIERS["~"]:
-            yield risk("spf-weakened", record.key, f"SPF of {name} ends with {code(new + 'all')}")
+        if new in {"?all", "+all"}:
+            yield risk("spf-weakened", record.key, f"SPF of {name} ends with {code(new)}")
         return
-    old = _all(record.before or "")
-    if _QUALIFIERS[new] < _QUALIFIERS[old]:
-        yield risk("spf-weakened", record.key,
-                   f"SPF of {name} weakened from {code(old + 'all')} to {code(new + 'all')}")  # fmt: skip
+    old = _end(record.before or "")
+    if _ENDS.index(new) > _ENDS.index(old):
+        yield risk("spf-weakened", record.key, f"SPF of {name} weakened from {code(old)} to {code(new)}")
 
 
-def _terms(record: RecordChange, before: str, after: str, going: Collection[str | None]) -> Iterator[Risk]:
-    name = code(record.name)
-    for term in after.split()[1:]:
-        if spf.authorises_strangers(term) and term not in before.split() and not term.lower().endswith("all"):
-            yield risk("spf-weakened", record.key, f"SPF of {name} lets strangers send: {code(term)}")
-    for term in _lost(before, after):
-        if term.partition(":")[2] not in going:
-            yield risk("spf-narrowed", f"{record.key} {term}",
-                       f"mail from {code(term)} is no longer allowed by SPF of {name}")  # fmt: skip
+def _end(text: str) -> str:
+    """What `all` says; without one the answer is neutral (RFC 7208 section 4.7)."""
+    end = next((term.lower() for term in spf.in_force(text) if spf.name_of(term) == "all"), "?all")
+    return end if end in spf.ENDS else "+all"
 
 
-def _lost(before: str, after: str) -> Iterator[str]:
-    """Each term that allowed senders and does so no longer."""
-    left = _allowing(after)
+def _strangers(record: RecordChange, before: str, after: str) -> Iterator[Risk]:
+    there = before.split()
+    for term in spf.in_force(after):
+        if spf.authorises_strangers(term) and term not in there and spf.name_of(term) != "all":
+            yield risk("spf-weakened", record.key, f"SPF of {code(record.name)} lets strangers send: {code(term)}")
+
+
+def _lost(record: RecordChange, before: str, after: str, going: Collection[str | None]) -> Iterator[Risk]:
+    """Each term that let senders pass and does so no longer."""
+    old, left = (spf.senders(text) if spf.is_record(text) else [] for text in (before, after))
     networks = [network for term in left if (network := _network(term))]
-    for term in _allowing(before):
+    for term in old if _end(after) != "+all" else ():
         network = _network(term)
         within = network is not None and any(_holds(one, network) for one in networks)
-        if term not in {*left, "all"} and "all" not in left and not within:
-            yield term
-
-
-def _allowing(text: str) -> list[str]:
-    """The terms of a record that allow senders, as they compare."""
-    plain = [term.lower().removeprefix("+") for term in text.split()[1:]] if spf.is_record(text) else []
-    return [term for term in plain if term and term[0] not in "-~?" and spf.name_of(term) != "exp"]
+        if term in left or within or term.partition(":")[2] in going:
+            continue
+        hosts = [code(one) for one in left if one.startswith("a:") and one not in old]
+        unless = f", where {' and '.join(hosts)} are not its hosts" if spf.name_of(term) == "mx" and hosts else ""
+        yield risk("spf-narrowed", f"{record.key} {term}",
+                   f"mail from {code(term)} is no longer allowed by SPF of {code(record.name)}{unless}")  # fmt: skip
 
 
 def _holds(wide: Network, narrow: Network) -> bool:
@@ -154,11 +160,3 @@ def _network(term: str) -> Network | None:
         return ipaddress.ip_network(text, strict=False) if kind in {"ip4", "ip6"} else None
     except ValueError:
         return None
-
-
-def _all(text: str) -> str:
-    """The qualifier of `all`; without one the answer is neutral (RFC 7208 section 4.7)."""
-    for term in text.lower().split():
-        if term.lstrip("+-~?") == "all":
-            return term[0] if term[0] in _QUALIFIERS else "+"
-    return "?"

@@ -321,6 +321,25 @@ HARMLESS = {
             '"v=spf1 mx ip4:192.0.2.0/24 include:a.example a -all"',
         )
     ),
+    **{
+        f"an SPF record says the same: {old} -> {new}": preview(
+            dns("update", "d.example/spf", f'"v=spf1 {old}"', f'"v=spf1 {new}"'),
+            config={"mailroom:domains": [{"name": "d.example", "mail": "external", "mx": ["mail.old.net"]}]},
+        )
+        for old, new in (
+            ("mx ~all", "include:_spf.d.example a:mail.old.net ~all"),
+            ("mx:d.example/24 ~all", "a:mail.old.net/24 ~all"),
+            ("mx ~all", "a mx ~all"),
+            ("redirect=x.example", "include:x.example ~all"),
+            ("a:WWW.example.com. IP4:192.0.2.7/32 -all", "a:www.example.com ip4:192.0.2.7 -all"),
+            ("-all include:x.example", "-all"),
+            ("a ~all redirect=x.example", "a ~all"),
+            ("a ~all", "a ~all ip4:0.0.0.0/0"),
+            ("a match=x exp=x.example ~all", "a ~all"),
+            ("a ~mx ?include:x.example ~all", "a ~all"),
+            ("mx -all", "mx exists:%{i}.x.all -all"),
+        )
+    },
     "an SPF record stops to let everybody in": preview(
         dns("update", "d.example/spf", '"v=spf1 mx +all"', '"v=spf1 mx -all"')
     ),
@@ -463,7 +482,12 @@ def test_what_is_no_longer_protected_is_a_change_and_told_by_its_name() -> None:
         ("v=spf1 ip4:192.0.2.10 -all", "v=spf1 ip4:192.0.2.11 -all", "mail from `ip4:192.0.2.10` is no longer allowed"),
         ("v=spf1 ip4:192.0.2.0/24 -all", "v=spf1 ip4:192.0.2.0/25 -all", "mail from `ip4:192.0.2.0/24` is no longer"),
         ("v=spf1 ip6:2001:db8::10 -all", "v=spf1 ip4:192.0.2.0/25 -all", "mail from `ip6:2001:db8::10` is no longer"),
-        ("v=spf1 mx -all", "v=spf1 ~mx -all", "mail from `mx` is no longer allowed by SPF"),
+        ("v=spf1 mx -all", "v=spf1 ~mx -all", "mail from `mx` is no longer allowed by SPF of `d.example`"),
+        ("v=spf1 mx -all", "v=spf1 a:old.test -all", "by SPF of `d.example`, where `a:old.test` are not its hosts"),
+        ("v=spf1 mx a:old.test -all", "v=spf1 a:old.test -all", "mail from `mx` is no longer allowed by SPF"),
+        ("v=spf1 ptr -all", "v=spf1 -all", "mail from `ptr` is no longer allowed by SPF of `d.example`"),
+        ("v=spf1 redirect=x.test", "v=spf1 ~all", "mail from `include:x.test` is no longer allowed by SPF"),
+        ("v=spf1 -all", "v=spf1 exists:x.all -all", "lets strangers send: `exists:x.all`"),
         ("v=spf1 mx -all", "v=spf 1 mx -all", "becomes a text that is no SPF record"),
         ("v=spf1 mx -all", "v=spf2 mx -all", "becomes a text that is no SPF record"),
         ("v=spf1 mx -all", "", "becomes a text that is no SPF record"),
