@@ -24,7 +24,7 @@ LARGEST: Final = 64 * 1024  # what RFC 8461 section 3.3 has senders read
 def review(domain: str, hosts: Sequence[str], resolver: Resolver) -> list[Finding]:
     """What keeps senders from `hosts`, the MX hosts of a domain; nothing where it has no policy."""
     try:
-        if not any(map(mta_sts.is_record, resolver.resolve(mta_sts.record_name(domain), "TXT"))):
+        if not mta_sts.is_announced(resolver.resolve(mta_sts.record_name(domain), "TXT")):
             return []
         return mta_sts.review(domain, mta_sts.parse(fetch(mta_sts.address(domain))), hosts)
     except CouldNotTell as reason:

@@ -13,11 +13,12 @@ from standards.finding import Finding, Invalid
 from standards.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Mode = Literal["enforce", "testing", "none"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 _RECORD: Final = re.compile(r"v=STSv1[ \t]*(;|$)")
+_ID: Final = re.compile(r";[ \t]*id=[A-Za-z0-9]{1,32}[ \t]*(;|$)")
 _MAX_AGE: Final = re.compile(r"[0-9]{1,10}")
 
 
@@ -40,9 +41,10 @@ def record_name(domain: str) -> str:
     return f"_mta-sts.{domain}"
 
 
-def is_record(text: str) -> bool:
-    """Whether a TXT record there says so."""
-    return _RECORD.match(text) is not None
+def is_announced(texts: Iterable[str]) -> bool:
+    """Whether the TXT records there say so: one of this version, with an id; senders heed no other, and no two."""
+    records = list(filter(_RECORD.match, texts))
+    return len(records) == 1 and _ID.search(records[0]) is not None
 
 
 def address(domain: str) -> str:
@@ -81,22 +83,27 @@ def _invalid(found: str) -> Invalid:
 
 
 def review(domain: str, policy: Policy, hosts: Sequence[str]) -> list[Finding]:
-    """What keeps senders from the MX hosts of a domain: an error where they must not deliver (RFC 8461 section 5)."""
+    """What keeps senders from the MX hosts of a domain: an error where they must not deliver to any.
+
+    They go on to the next host where the policy does not list one (RFC 8461 section 5).
+    """
     missing = [host for host in hosts if not policy.allows(host)]
     if not missing or policy.mode == "none":
         return []
     lines = " and ".join(f"`mx: {host}`" for host in missing)
-    enforced = policy.mode == "enforce"
+    allowed = [host for host in hosts if host not in missing]
+    why = "senders report each message to such a host now, and deliver none once the mode is enforce"
+    if policy.mode == "enforce":
+        why = "senders that keep to it, such as Gmail and Outlook, must not deliver to a host that it does not list"
+        why += f", and use {', '.join(allowed)} alone" if allowed else ""
     return [
         Finding(
-            severity="error" if enforced else "warning",
+            severity="error" if policy.mode == "enforce" and not allowed else "warning",
             id="mta-sts-mx",
             subject=_subject(domain),
             expected=f"{lines} in {address(domain)}",
             found=f"mode: {policy.mode}, mx: {shown(', '.join(policy.mx))}",
-            why="senders that keep to it, such as Gmail and Outlook, must not deliver to a host that it does not list"
-            if enforced
-            else "senders report each message now, and deliver none once the mode is enforce",
+            why=why,
             fix=f"add {lines} to the policy, change the id in the TXT record {record_name(domain)}, and wait "
             f"{policy.max_age} s, its max_age; or say `mode: none` there first, in the same way",
         )

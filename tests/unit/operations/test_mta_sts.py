@@ -92,7 +92,7 @@ def test_a_policy_without_our_host_is_an_error(site: Site, records: object) -> N
     assert review("smtp.example.com") == [("error", "mode: enforce, mx: 'mail.example.com'")]
 
 
-@pytest.mark.parametrize("texts", [[], ["hello"]])
+@pytest.mark.parametrize("texts", [[], ["hello"], ["v=STSv1"], ["v=STSv1; id=1", "v=STSv1; id=2"]])
 def test_nothing_is_asked_for_where_no_record_tells_of_a_policy(
     site: Site, records: dict[str, list[str]], texts: list[str]
 ) -> None:

@@ -66,21 +66,46 @@ def test_a_wildcard_is_one_leftmost_label(host: str, allowed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_record"),
-    [("v=STSv1; id=1;", True), ("v=STSv1 ;id=1", True), ("v=STSv1", True), ("v=STSv10; id=1", False),
-     ("V=stsv1; id=1", False), ("x v=STSv1; id=1", False), ("", False)],
-)  # fmt: skip
-def test_a_record_is_known_by_its_version(text: str, is_record: bool) -> None:
-    assert mta_sts.is_record(text) is is_record
+    ("texts", "is_announced"),
+    [
+        (["v=STSv1; id=1;"], True),
+        (["v=STSv1 ;id=20160831085700Z"], True),
+        (["v=STSv1; x=y; id=1; z=1"], True),
+        (["hello", "v=STSv1; id=1", "v=STSv2; id=1"], True),
+        (["v=STSv1; id=1", "v=STSv1; id=2"], False),
+        (["v=STSv1; id=1", "v=STSv1"], False),
+        (["v=STSv1"], False),
+        (["v=STSv1;"], False),
+        (["v=STSv1; id="], False),
+        (["v=STSv1; id=a-b"], False),
+        (["v=STSv1; grid=1"], False),
+        (["v=STSv10; id=1"], False),
+        (["V=stsv1; id=1"], False),
+        (["x v=STSv1; id=1"], False),
+        ([], False),
+    ],
+)
+def test_one_record_of_the_version_with_an_id_announces_a_policy(texts: list[str], *, is_announced: bool) -> None:
+    assert mta_sts.is_announced(texts) is is_announced
 
 
-def test_an_enforced_policy_without_our_host_is_an_error_with_the_way_on() -> None:
-    (finding,) = mta_sts.review(DOMAIN, POLICY, ["mx.example.net", "smtp.example.com"])
+def test_an_enforced_policy_without_any_host_of_ours_is_an_error_with_the_way_on() -> None:
+    (finding,) = mta_sts.review(DOMAIN, POLICY, ["smtp.example.com", "smtp2.example.com"])
     assert (finding.severity, finding.id, finding.subject) == ("error", "mta-sts-mx", "MTA-STS policy of example.com")
-    assert finding.expected == "`mx: smtp.example.com` in https://mta-sts.example.com/.well-known/mta-sts.txt"
+    assert finding.expected == (
+        "`mx: smtp.example.com` and `mx: smtp2.example.com` in https://mta-sts.example.com/.well-known/mta-sts.txt"
+    )
     assert finding.found == "mode: enforce, mx: 'mail.example.com, *.example.net'"
+    assert finding.why.endswith("must not deliver to a host that it does not list")
     assert "change the id in the TXT record _mta-sts.example.com, and wait 604800 s" in finding.fix
     assert "`mode: none`" in finding.fix
+
+
+def test_an_enforced_policy_with_one_host_of_ours_stops_nothing() -> None:
+    (finding,) = mta_sts.review(DOMAIN, POLICY, ["mx.example.net", "smtp.example.com"])
+    assert (finding.severity, finding.id) == ("warning", "mta-sts-mx")
+    assert finding.expected.startswith("`mx: smtp.example.com` in")
+    assert finding.why.endswith("a host that it does not list, and use mx.example.net alone")
 
 
 @pytest.mark.parametrize(("mode", "severities"), [("testing", ["warning"]), ("none", [])])
