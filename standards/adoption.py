@@ -69,7 +69,7 @@ def judge(
     that shall become ours all the same, each in place of one that is wanted and not there yet.
     """
     judged = []
-    for claim in claims:
+    for claim in (ownership.in_zone(claim, existing) for claim in claims):
         name = claim["name"]
         here = [record for record in existing if _canonical(str(record["name"])) == name]
         ours = [one for one in wanted if one.name == name]
@@ -80,7 +80,7 @@ def judge(
 def spf_settings(judged: Sequence[Judgement], claims: Iterable[Claim]) -> dict[str, dict[str, Any]]:
     """By domain what its `spf` has to say so that nothing of the records to merge is lost."""
     found = {}
-    for claim in claims:
+    for claim in (ownership.in_zone(claim, [one.record for one in judged]) for claim in claims):
         here = [
             one for one in judged if one.verdict == "merge" and _canonical(str(one.record["name"])) == claim["name"]
         ]

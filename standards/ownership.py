@@ -110,7 +110,7 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str,
     """
     findings = [
         _conflict(record, claim, stack)
-        for claim in wanted
+        for claim in (in_zone(claim, existing) for claim in wanted)
         for record in existing
         if _name(record) == claim["name"]
         and owner(record) != stack
@@ -119,6 +119,13 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str,
         and not _replaceable(record, claim)
     ]
     return [*findings, *external_mx(existing, wanted)]
+
+
+def in_zone(claim: Claim, existing: Iterable[Existing]) -> Claim:
+    """The claim, where it names no MX with those of others that stand at its name: their SPF means these by `mx`."""
+    mx = (record for record in existing if record["type"] == "MX" and _name(record) == claim["name"])
+    hosts = (str(record["content"]).rstrip(".").lower() for record in mx if owner(record) is None)
+    return {**claim, "mx": claim["mx"] or [host for host in hosts if host]}
 
 
 def external_mx(existing: Sequence[Existing], wanted: Sequence[Claim]) -> list[Finding]:
@@ -133,7 +140,8 @@ def external_mx(existing: Sequence[Existing], wanted: Sequence[Claim]) -> list[F
 
 def replaceable(existing: Sequence[Existing], claim: Claim) -> list[Existing]:
     """The SPF records of others at a name that ours may replace: it allows all that they allow."""
-    return [record for record in existing if _name(record) == claim["name"] and _replaceable(record, claim)]
+    there = in_zone(claim, existing)
+    return [record for record in existing if _name(record) == claim["name"] and _replaceable(record, there)]
 
 
 def _replaceable(record: Mapping[str, Any], claim: Claim) -> bool:
@@ -156,7 +164,7 @@ def is_others_spf(record: Mapping[str, Any], claim: Claim) -> bool:
 
 
 def others_spf(record: Mapping[str, Any], claim: Claim) -> str:
-    """The text of an SPF record at the name, where `mx` of an external domain says the hosts that it names today."""
+    """The text of an SPF record at the name, where `mx` says the hosts that it names today, if they are not ours."""
     return spf.with_hosts(unquoted(str(record["content"])), claim["name"], claim["mx"])
 
 

@@ -309,6 +309,13 @@ def test_mx_of_a_domain_that_moves_becomes_the_hosts_that_it_names_today() -> No
     assert one.verdict == "merge"
 
 
+def test_mx_of_a_domain_that_comes_here_at_once_becomes_the_hosts_of_its_mx_records() -> None:
+    judged = judge(record("TXT", APEX, '"v=spf1 mx ~all"'), record("MX", APEX, "mail.old.net", id="b1"))
+    (one,) = (one for one in judged if one.verdict == "merge")
+    assert one.reason.startswith("ours lacks a:mail.old.net,")
+    assert settings_of(judged) == {APEX: {"mechanisms": ["a:mail.old.net"], "all": "~all"}}
+
+
 @pytest.mark.parametrize(
     ("existing", "key"),
     [

@@ -280,6 +280,26 @@ def test_another_mx_of_an_external_domain_is_found(hosts: tuple[str, ...]) -> No
     assert all(host in finding.found for host in hosts)
 
 
+def test_mx_in_the_spf_of_a_domain_that_comes_here_at_once_is_the_hosts_of_today() -> None:
+    theirs = OTHERS_SPF | {"content": '"v=spf1 mx ~all"', "comment": None}
+
+    def stopped(*more: dict[str, Any], **said: Any) -> list[str]:
+        conflicts = ownership.conflicts([theirs, *more], claimed(domain(**said)), "prod", "example.com")
+        return [finding.fix for finding in conflicts if "spf1" in finding.found]
+
+    (fix,) = stopped(*mx("Mail.old.net."))
+    line = yaml.safe_load(fix.split("`")[1])
+    assert line["spf"]["mechanisms"] == ["a:mail.old.net"]
+    assert stopped(*mx("Mail.old.net."), **line) == []
+    assert len(stopped(*mx("Mail.old.net."), spf={"mechanisms": ["mx"], "adopt": True})) == 1
+    ours = [record | {"comment": "why mailroom:prod"} for record in mx("smtp.example.com")]
+    assert stopped(*ours, spf={"mechanisms": ["mx"], "adopt": True}) == []
+    assert stopped(*mx("."), spf={"mechanisms": ["mx"], "adopt": True}) == []
+    (claim,) = (one for one in claimed(domain(**line)) if one["name"] == "example.com")
+    assert ownership.replaceable([theirs, *mx("mail.old.net")], claim) == [theirs]
+    assert ownership.replaceable([theirs, *mx("mail2.old.net")], claim) == []
+
+
 def test_all_conflicts_are_told_at_once() -> None:
     existing = [{"id": str(n), **record} for n, record in enumerate(FOREIGN)]
     assert len(ownership.conflicts(existing, claimed(), "prod", "example.com")) == len(FOREIGN)
