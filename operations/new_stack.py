@@ -202,15 +202,16 @@ def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, An
 
 def _dmarc(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
     """An existing policy is never weakened; where nobody mails yet, forged mail may be quarantined at once."""
-    tags = dmarc.tags(existing.dmarc[0]) if existing.dmarc else {}
-    found = tags.get("p", "none").lower()
-    policy = found if found in dmarc.POLICIES and tags else ("quarantine" if existing.is_empty else "none")
-    reports = dmarc.report_addresses(existing.dmarc[0], "rua") if existing.dmarc else []
-    if tags:
-        notes.append(f"the DMARC policy that is there was taken over: p={policy}")
-    elif not existing.is_empty:
+    reports = {"rua": [f"dmarc@{answers.domain}"]}
+    if existing.dmarc:
+        said = dmarc.as_settings(existing.dmarc[0])
+        left_out = dmarc.left_out(existing.dmarc[0])
+        without = f", without {', '.join(left_out)}" if left_out else ""
+        notes.append(f"the DMARC policy that is there was taken over: p={said['policy']}{without}")
+        return {"policy": said.pop("policy"), **reports, **said}
+    if not existing.is_empty:
         notes.append("others already mail for the domain: DMARC begins with p=none, raise it as the reports allow")
-    return {"policy": policy, "rua": reports or [f"dmarc@{answers.domain}"]}
+    return {"policy": "quarantine" if existing.is_empty else "none", **reports}
 
 
 def _selector(existing: Existing) -> str:

@@ -273,7 +273,7 @@ class _Name:
 def _lost_of_dmarc(ours: str, theirs: str) -> Iterator[str]:
     if weaker := dmarc.weaker(ours, theirs):
         yield f"ours is weaker: {weaker}"
-    for tag in ("rua", "ruf"):
+    for tag in dmarc.REPORTS:
         if lost := dmarc.lost_reports(ours, theirs, tag):
             yield f"{', '.join(lost)} would get no reports any more: write them into `dmarc.{tag}`"
 

@@ -6,7 +6,7 @@ Whether a domain is ready for a stricter policy is not decided here.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from urllib.parse import unquote
 
 from standards.finding import Finding, Invalid
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Policy = Literal["none", "quarantine", "reject"]
 Alignment = Literal["r", "s"]
+Report = Literal["rua", "ruf"]
+REPORTS: Final[tuple[Report, ...]] = get_args(Report)
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 # RFC 9989 took these out of RFC 7489; receivers ignore them now.
 REMOVED_TAGS: Final = {
@@ -25,6 +27,7 @@ REMOVED_TAGS: Final = {
     "ri": "take it out, reports come daily",
 }
 LEAVE: Final = "v=DMARC1"
+_HELD: Final = {"v", "p", "sp", "np", "adkim", "aspf", "rua", "ruf", "fo"}  # by the settings
 _FAILURE_OPTIONS: Final = re.compile(r"[01ds](:[01ds])*")
 
 
@@ -103,6 +106,23 @@ def tags(text: str) -> dict[str, str]:
     return found
 
 
+def as_settings(text: str) -> dict[str, Any]:
+    """What `dmarc` of a domain has to say for the record of others to stay as it is; tags of no use aside."""
+    found = {tag: value.lower() for tag, value in tags(text).items()}
+    said: dict[str, Any] = {"policy": _effective(found)["p"]}
+    said |= {tag: found[tag] for tag in ("sp", "np") if found.get(tag) in POLICIES}
+    said |= {tag: found[tag] for tag in ("adkim", "aspf") if found.get(tag) in get_args(Alignment)}
+    said |= {tag: reports for tag in REPORTS if (reports := report_addresses(text, tag))}
+    if _FAILURE_OPTIONS.fullmatch(found.get("fo", "")):
+        said["fo"] = found["fo"]
+    return said
+
+
+def left_out(text: str) -> list[str]:
+    """The tags of a record that the settings do not have, such as `t=y`."""
+    return [f"{tag}={value}" for tag, value in tags(text).items() if tag not in _HELD]
+
+
 def weaker(ours: str, theirs: str) -> str:
     """Where the first record asks receivers for less than the second, as `p=none, not reject`; empty where nowhere."""
     if not is_record(theirs):
@@ -119,14 +139,14 @@ def _is_strict(text: str, tag: str) -> bool:
     return tags(text).get(tag, "r").lower() == "s"  # relaxed when left out (RFC 9989 section 4.7)
 
 
-def report_addresses(text: str, tag: Literal["rua", "ruf"]) -> list[str]:
+def report_addresses(text: str, tag: Report) -> list[str]:
     """The mail addresses that a record sends reports to, without the limits of size that RFC 7489 let them have."""
     uris = (uri.strip() for uri in tags(text).get(tag, "").split(","))
     addresses = (unquote(uri[7:].partition("!")[0].partition("?")[0]) for uri in uris if uri[:7].lower() == "mailto:")
     return [address for address in addresses if "@" in address]
 
 
-def lost_reports(ours: str, theirs: str, tag: Literal["rua", "ruf"]) -> list[str]:
+def lost_reports(ours: str, theirs: str, tag: Report) -> list[str]:
     """The addresses that the second record sends reports to and the first does not."""
     kept = {address.lower() for address in report_addresses(ours, tag)}
     return [address for address in report_addresses(theirs, tag) if address.lower() not in kept]

@@ -20,9 +20,9 @@ from operations import interview, new_stack, questions, stacks
 from operations.cloudflare import Account, ApiError
 from operations.new_stack import Answers, Existing, draft
 from scripts import new_stack as command
-from standards import ownership
+from standards import dmarc, ownership
 from standards.finding import Problems
-from standards.records import wanted_records
+from standards.records import unquoted, wanted_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +114,21 @@ def test_a_policy_that_is_there_stays_as_it_is(policy: str) -> None:
     existing = Existing(dmarc=(f"v=DMARC1; p={policy}; rua=mailto:reports@example.com!10m",))
     made = domain_of(draft(ANSWERS, ZONE, existing))
     assert made["dmarc"] == {"policy": policy, "rua": ["reports@example.com"]}
+
+
+def test_a_policy_that_is_there_is_taken_over_with_all_that_the_settings_can_say_and_the_rest_is_told() -> None:
+    text = (
+        "v=DMARC1; p=Reject; sp=QUARANTINE; np=strict; adkim=S; aspf=r; t=y; pct=50; fo=1:d; "
+        "ruf=mailto:f@example.com; rua=mailto:a@example.com"
+    )
+    made = draft(ANSWERS, ZONE, Existing(dmarc=(text,)))
+    assert domain_of(made)["dmarc"] == {
+        "policy": "reject", "rua": ["a@example.com"], "ruf": ["f@example.com"], "sp": "quarantine", "adkim": "s",
+        "aspf": "r", "fo": "1:d",
+    }  # fmt: skip
+    assert "the DMARC policy that is there was taken over: p=reject, without t=y, pct=50" in made.notes
+    (record,) = (one for one in wanted_records(loaded(made)) if one.name == "_dmarc.example.com")
+    assert dmarc.weaker(unquoted(record.content or ""), text) == ""
 
 
 def test_mail_that_is_received_elsewhere_stays_there_unless_told_otherwise() -> None:
