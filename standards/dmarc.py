@@ -28,6 +28,8 @@ REMOVED_TAGS: Final = {
 }
 LEAVE: Final = "v=DMARC1"
 _HELD: Final = {"v", "p", "sp", "np", "adkim", "aspf", "rua", "ruf", "fo"}  # by the settings
+_ORDER: Final = {"t": ("y", "n"), "adkim": ("r", "s"), "aspf": ("r", "s")}  # the milder first
+_PERCENT: Final = re.compile("[0-9]{1,2}")
 _FAILURE_OPTIONS: Final = re.compile(r"[01ds](:[01ds])*")
 
 
@@ -125,18 +127,33 @@ def left_out(text: str) -> list[str]:
 
 def weaker(ours: str, theirs: str) -> str:
     """Where the first record asks receivers for less than the second, as `p=none, not reject`; empty where nowhere."""
-    if not is_record(theirs):
-        return ""
-    asked, before = _effective(tags(ours)), _effective(tags(theirs))
-    less = [tag for tag in asked if POLICIES.index(asked[tag]) < POLICIES.index(before[tag])]
-    looser = [tag for tag in ("adkim", "aspf") if _is_strict(theirs, tag) and not _is_strict(ours, tag)]
-    return ", ".join(
-        [*(f"{tag}={asked[tag]}, not {before[tag]}" for tag in less), *(f"{tag}=r, not s" for tag in looser)]
-    )
+    return ", ".join(f"{tag}={now}, not {before}" for tag, (before, now) in weakened(theirs, ours).items())
 
 
-def _is_strict(text: str, tag: str) -> bool:
-    return tags(text).get(tag, "r").lower() == "s"  # relaxed when left out (RFC 9989 section 4.7)
+def weakened(before: str, after: str) -> dict[str, tuple[str, str]]:
+    """By tag what a record asked receivers for, where it now asks for less; a text that is no record for `nothing`."""
+    if not is_record(before):
+        return {}
+    old, new = wishes(before), wishes(after)
+    return {tag: (old[tag], new[tag]) for tag in new if _strength(tag, new[tag]) < _strength(tag, old[tag])}
+
+
+def wishes(text: str) -> dict[str, str]:
+    """The tags as receivers take them (RFC 9989 section 4.7); of a text that is no record the policies alone."""
+    if not is_record(text):
+        return dict.fromkeys(("p", "sp", "np"), "nothing")
+    found = {tag: value.lower() for tag, value in tags(text).items()}
+    percent = found.get("pct", "")
+    return {
+        **_effective(found),
+        "t": "y" if found.get("t") == "y" else "n",
+        **{tag: "s" if found.get(tag) == "s" else "r" for tag in ("adkim", "aspf")},
+        "pct": percent if _PERCENT.fullmatch(percent) else "100",
+    }
+
+
+def _strength(tag: str, wish: str) -> int:
+    return int(wish) if tag == "pct" else _ORDER.get(tag, ("nothing", *POLICIES)).index(wish)
 
 
 def report_addresses(text: str, tag: Report) -> list[str]:

@@ -9,7 +9,7 @@ from operations.explain_preview import hosts as on_hosts
 from operations.explain_preview import policy_risks
 from operations.explain_preview.catalogue import Risk, risk
 from operations.explain_preview.markdown import code
-from standards import dmarc, names
+from standards import dkim, names
 from standards.finding import Invalid
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _ends(record: RecordChange) -> str:
 
 def _is_revoked(text: str | None) -> bool:
     """Whether an empty `p=` takes the key back (RFC 6376 section 3.6.1)."""
-    return text is not None and dmarc.tags(text).get("p") == ""
+    return text is not None and dkim.published(text) == ""
 
 
 def _untold(preview: Preview, hosts: Iterable[HostChange]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import TYPE_CHECKING, Final
 
 from operations.explain_preview.catalogue import Risk, risk
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from operations.explain_preview.records import RecordChange
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_OF: Final = {"p": "", "sp": " for subdomains", "np": " for names that do not exist"}
+_BY: Final = {"adkim": "signed", "aspf": "sent"}
 _ENDS: Final = (*spf.ENDS, "+all")
 
 
@@ -43,52 +44,25 @@ def find(
 def _dmarc(record: RecordChange) -> Iterator[Risk]:
     if record.after == LATER:
         return
-    new = _wishes(record.after)
+    name, after = code(record.owner), record.after or ""
     if not record.before_known:
-        if new["p"] in {"none", "nothing"}:
-            yield risk("dmarc-weakened", record.owner,
-                       f"DMARC of {code(record.owner)} becomes {new['p']}; a plan has not what it was")  # fmt: skip
+        if (policy := dmarc.wishes(after)["p"]) in {"none", "nothing"}:
+            yield risk("dmarc-weakened", record.owner, f"DMARC of {name} becomes {policy}; a plan has not what it was")
         return
-    old = _wishes(record.before)
-    for tag, of in (("p", ""), ("sp", " for subdomains"), ("np", " for names that do not exist")):
-        if _strength(new[tag]) < _strength(old[tag]) and (tag == "p" or (old[tag], new[tag]) != (old["p"], new["p"])):
+    weakened = dmarc.weakened(record.before or "", after)
+    for tag, (old, new) in weakened.items():
+        if tag in _OF and (tag == "p" or weakened.get("p") != (old, new)):
+            yield risk("dmarc-weakened", record.owner, f"DMARC weakened from {old} to {new}{_OF[tag]} at {name}")
+        elif tag == "t":
             yield risk("dmarc-weakened", record.owner,
-                       f"DMARC weakened from {old[tag]} to {new[tag]}{of} at {code(record.owner)}")  # fmt: skip
-    if new["t"] == "y" != old["t"]:
-        yield risk("dmarc-weakened", record.owner,
-                   f"DMARC at {code(record.owner)} only tests: receivers act one step milder")  # fmt: skip
-    for tag, of in (("adkim", "signed"), ("aspf", "sent")):
-        if old[tag] == "s" != new[tag] and new["p"] != "nothing":
+                       f"DMARC at {name} only tests: receivers act one step milder")  # fmt: skip
+        elif tag in _BY:
             yield risk("dmarc-weakened", record.owner,
-                       f"DMARC at {code(record.owner)} takes mail {of} by its subdomains for its own")  # fmt: skip
-    if int(new["pct"]) < int(old["pct"]) and new["p"] != "nothing":
-        yield risk("dmarc-weakened", record.owner,
-                   f"DMARC at {code(record.owner)} holds for {new['pct']} % of mail instead of {old['pct']} %, "
-                   "where receivers still read `pct`")  # fmt: skip
-
-
-def _wishes(text: str | None) -> dict[str, str]:
-    """The tags as a receiver takes them (RFC 9989 section 4.7: sp follows p, np follows sp)."""
-    there = text is not None and dmarc.is_record(text)
-    tags = dmarc.tags(text) if text and there else {}
-    policy = _word(tags.get("p"), "none") if there else "nothing"
-    sub, percent = _word(tags.get("sp"), policy), tags.get("pct", "")
-    return {
-        "p": policy,
-        "sp": sub,
-        "np": _word(tags.get("np"), sub),
-        **{tag: tags.get(tag, default).lower() for tag, default in (("t", "n"), ("adkim", "r"), ("aspf", "r"))},
-        "pct": percent if re.fullmatch("[0-9]{1,2}", percent) else "100",
-    }
-
-
-def _word(word: str | None, default: str) -> str:
-    word = (word or default).lower()
-    return word if word in dmarc.POLICIES else default
-
-
-def _strength(word: str) -> int:
-    return ("nothing", *dmarc.POLICIES).index(word)
+                       f"DMARC at {name} takes mail {_BY[tag]} by its subdomains for its own")  # fmt: skip
+        elif tag == "pct":
+            yield risk("dmarc-weakened", record.owner,
+                       f"DMARC at {name} holds for {new} % of mail instead of {old} %, where receivers still read "
+                       "`pct`")  # fmt: skip
 
 
 def _spf(record: RecordChange, going: Collection[str | None], mx: Sequence[str]) -> Iterator[Risk]:

@@ -497,6 +497,15 @@ def test_an_spf_record_that_loses_senders_or_its_meaning_is_seen(old: str, new: 
     assert said in sentences(preview(dns("update", "d.example/spf", f'"{old}"', f'"{new}"')))
 
 
+def test_a_key_whose_tag_is_written_in_capitals_was_not_taken_back() -> None:
+    gone = dns("delete", "example.com/dkim/m1", '"v=DKIM1; P=; p=AA"', None)
+    assert ids(preview(gone, plain(signs("m1"), signs("m2")))) == ["dkim-removed"]
+
+
+def test_where_no_dmarc_record_was_none_is_weakened() -> None:
+    assert ids(preview(dns("update", "d.example/dmarc", '"hello"', '"v=DMARC1; p=none; t=y; pct=5"'))) == []
+
+
 def test_a_switched_off_warm_up_is_seen_of_a_user_and_of_a_host() -> None:
     text = preview(plain(signs("m1", warmUp=500, users={"i@example.com": may(warmUp=100)}),
                          signs("m1", warmUp=0, users={"i@example.com": may(warmUp=0)})))  # fmt: skip

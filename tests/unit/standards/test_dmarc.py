@@ -88,6 +88,9 @@ def test_a_review_names_what_receivers_stumble_over(text: str, found: list[str])
         ("p=none; aspf=s", "p=quarantine; sp=none; adkim=r; aspf=s", "p=none, not quarantine"),
         ("p=none; adkim=s", "p=none; aspf=s", "aspf=r, not s"),
         ("p=none", "rua=mailto:a@example.com", ""),
+        ("p=reject; t=Y", "p=reject", "t=y, not n"),
+        ("p=reject", "p=reject; t=y; pct=5", ""),
+        ("p=reject; pct=5", "p=reject; pct=50%", "pct=5, not 100"),
     ],
 )
 def test_a_policy_is_weaker_where_receivers_are_asked_for_less(ours: str, theirs: str, weaker: str) -> None:
