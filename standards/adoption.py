@@ -222,13 +222,14 @@ class _Name:
             fix = f"{ownership.explained(record, self.claim)[1]}{self._taking(record, free)}"
             return Judgement(record=record, verdict="conflict", reason=reason, fix=fix)
         lacking = ownership.lacking_spf(record, self.claim)
+        told = f"{ownership.lacking(lacking, record, self.claim)}, which goes into `spf` of the settings"
         if key is None:
-            also = f"; {_lacking(lacking)}" if lacking else ""
+            also = f"; {told}" if lacking else ""
             reason = f"a second SPF record: the next run removes it, as receivers refuse two{also}{left_out}"
             return Judgement(record=record, verdict="merge", reason=reason)
         changes = _changes(record, replace(free[key], content=quoted(self._merged)), self.stack)
         if lacking:
-            reason = f"{_lacking(lacking)}{left_out}"
+            reason = f"{told}{left_out}"
             return Judgement(record=record, verdict="merge", reason=reason, key=key, changes=changes)
         reason = (
             f"ours takes its place{left_out}" if left_out else "ours allows all that it allows, and takes its place"
@@ -282,10 +283,6 @@ def _taking(record: Existing, stack: str, conjunction: str = "or") -> str:
     return (
         f"; {conjunction} let the next run change it to ours: `scripts/adopt.py --stack {stack} --take {record['id']}`"
     )
-
-
-def _lacking(terms: Sequence[str]) -> str:
-    return f"ours lacks {', '.join(terms)}, which goes into `spf` of the settings"
 
 
 def _kind(record: Existing, name: str) -> str:

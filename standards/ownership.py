@@ -179,6 +179,14 @@ def lacking_spf(record: Mapping[str, Any], claim: Claim) -> list[str]:
     return [*missing_spf(record, claim), *([end] if end else [])]
 
 
+def lacking(terms: Iterable[str], record: Mapping[str, Any], claim: Claim) -> str:
+    """That ours lacks terms of an SPF record, and why, where both say `mx`."""
+    texts = (unquoted(str(record["content"])), claim["spf"])
+    moves = all(spf.with_hosts(text, claim["name"], claim["mx"]) != text for text in texts)
+    why = " (`mx` of ours will name our own hosts once the mail moves here)" if moves else ""
+    return f"ours lacks {', '.join(terms)}{why}"
+
+
 def _name(record: Mapping[str, Any]) -> str:
     return str(record["name"]).rstrip(".").lower()
 
@@ -298,7 +306,7 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     parts = [f"{name}: [{terms}]" for name, terms in quoted.items() if terms]
     end = f'all: "{wanted["all"]}"'
     line = f"spf: {{{', '.join([*parts, end, 'adopt: true'])}}}"
-    lacks = f"ours lacks {', '.join(missing_spf(record, claim))}; " if claim["adopt"] else ""
+    lacks = f"{lacking(missing_spf(record, claim), record, claim)}; " if claim["adopt"] else ""
     out = left_out(record, claim, merged_text([record], claim))
     return (
         f"{lacks}to merge it into ours, write `{line}` for {claim['name']}: the run then replaces it by one record "

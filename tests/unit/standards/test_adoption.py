@@ -307,6 +307,7 @@ def test_mx_of_a_domain_that_moves_becomes_the_hosts_that_it_names_today() -> No
 
     (one,) = judge(existing, change=with_mx_alone)
     assert one.verdict == "merge"
+    assert "(`mx` of ours will name our own hosts once the mail moves here)" in one.reason
 
 
 def test_mx_of_a_domain_that_comes_here_at_once_becomes_the_hosts_of_its_mx_records() -> None:

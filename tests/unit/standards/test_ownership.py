@@ -300,6 +300,20 @@ def test_mx_in_the_spf_of_a_domain_that_comes_here_at_once_is_the_hosts_of_today
     assert ownership.replaceable([theirs, *mx("mail2.old.net")], claim) == []
 
 
+def test_why_mx_of_ours_does_not_stand_for_theirs_is_told() -> None:
+    theirs = OTHERS_SPF | {"content": '"v=spf1 mx a:x.example ~all"'}
+    why = "(`mx` of ours will name our own hosts once the mail moves here)"
+    lacks = "ours lacks a:mx1.example.net, a:mx2.example.net"
+    fixes = [
+        next(
+            one.fix for one in found(theirs, external(spf={"mechanisms": terms, "adopt": True})) if "spf1" in one.found
+        )
+        for terms in (["mx", "a:x.example"], ["a:x.example"])
+    ]
+    assert fixes[0].startswith(f"{lacks} {why}; to merge it into ours, write")
+    assert fixes[1].startswith(f"{lacks}; to merge")
+
+
 def test_all_conflicts_are_told_at_once() -> None:
     existing = [{"id": str(n), **record} for n, record in enumerate(FOREIGN)]
     assert len(ownership.conflicts(existing, claimed(), "prod", "example.com")) == len(FOREIGN)
