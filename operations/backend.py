@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import yaml
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PROJECT: Final = Path(__file__).resolve().parent.parent / "Pulumi.yaml"
 # The options that say whose bucket it is, and the variable that stands in for each (gocloud.dev/blob/azureblob).
 _WHOSE: Final = {"endpoint": "", "storage_account": "AZURE_STORAGE_ACCOUNT", "domain": "AZURE_STORAGE_DOMAIN"}
+_AZURE: Final = "blob.core.windows.net"  # its domain where nothing says another
+# Further options that hold no secret, without which the same bucket may not be reached.
+_HOW: Final = {"region", "s3ForcePathStyle", "use_path_style", "disableSSL", "metadata", "awssdk"}
 
 
 def require(
@@ -38,8 +41,8 @@ def require(
         expected=f"the backend {_shown(required)}",
         found=f"this run keeps its state in {_shown(used)}",
         why="what was made is not known there: the run would begin anew, with other DKIM keys",
-        fix=f"`export PULUMI_BACKEND_URL={shlex.quote(_shown(required))}`, which goes before Pulumi.yaml and "
-        "`pulumi login`; or change the setting",
+        fix=f"`export PULUMI_BACKEND_URL={shlex.quote(_shown(required))}`, the value of `mailroom:backend`, which goes "
+        "before Pulumi.yaml and `pulumi login`; or change the setting",
     )
     raise Problems(f"stack {stack} is kept elsewhere; nothing was changed", [finding])
 
@@ -76,9 +79,10 @@ def _place(url: str, environment: Mapping[str, str]) -> tuple[str, ...]:
     """What two URLs of one backend have in common: options such as `metadata` and `region` are no part of it."""
     parts = urlsplit(url)
     if parts.scheme != "file":
-        whose = _whose(parts.query)
-        options = [whose.get(name) or environment.get(variable, "") for name, variable in _WHOSE.items()]
-        return parts.scheme, _server(parts.netloc).lower().removesuffix(":443"), parts.path.rstrip("/"), *options
+        whose = _whose(parts.query, environment)
+        if parts.scheme == "azblob":
+            whose["domain"] = whose["domain"] or _AZURE
+        return parts.scheme, _server(parts.netloc).lower().removesuffix(":443"), parts.path.rstrip("/"), *whose.values()
     folder = unquote(parts.netloc + parts.path) or "~"
     if folder == "~" or folder.startswith("~/"):
         folder = environment.get("HOME", "/") + folder[1:]
@@ -89,13 +93,14 @@ def _server(netloc: str) -> str:
     return netloc.rpartition("@")[2]
 
 
-def _whose(query: str) -> dict[str, str]:
-    given = parse_qs(query)
-    return {name: given[name][-1].rstrip("/") for name in _WHOSE if name in given}
+def _whose(query: str, environment: Mapping[str, str]) -> dict[str, str]:
+    given = dict(parse_qsl(query))
+    return {name: given.get(name, "").rstrip("/") or environment.get(variable, "") for name, variable in _WHOSE.items()}
 
 
 def _shown(url: str) -> str:
     """A URL without what may be a secret in it."""
     parts = urlsplit(url)
-    query = urlencode(_whose(parts.query), safe=":/")
+    known = [(name, value) for name, value in parse_qsl(parts.query) if name in {*_WHOSE, *_HOW}]
+    query = urlencode(known, safe=":/")
     return parts._replace(netloc=_server(parts.netloc), query=query, fragment="").geturl()

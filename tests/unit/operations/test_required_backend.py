@@ -32,6 +32,7 @@ def login(home: Path, url: str, folder: str = ".pulumi") -> None:
         ("s3://state", "s3://state?region=eu-central-1&awssdk=v2"),
         ("s3://state?endpoint=s3.example.net", "s3://state?endpoint=s3.example.net&region=x"),
         ("azblob://state?storage_account=a", "azblob://state?storage_account=a&protocol=https"),
+        ("azblob://state?domain=blob.core.windows.net", "azblob://state"),
         ("https://api.pulumi.com", "https://api.pulumi.com/"),
         ("https://api.pulumi.com", "https://you@api.pulumi.com:443"),
         ("file://~", "file://HOME"),
@@ -52,6 +53,11 @@ def test_two_ways_to_write_one_backend_are_the_same(required: str, used: str, tm
     [
         ("s3://state", "s3://other"),
         ("s3://state/prod", "s3://state/staging"),
+        (
+            "s3://state?region=eu-central-1&endpoint=s3.example.net&s3ForcePathStyle=true&awssdk=v2",
+            "s3://state?use_path_style=true&disableSSL=true&metadata=skip",
+        ),
+        ("azblob://state?domain=blob.example.net", "azblob://state"),
         ("s3://state", "gs://state"),
         ("s3://state?endpoint=a.example.net", "s3://state?endpoint=b.example.net"),
         ("azblob://state?storage_account=a", "azblob://state?storage_account=b"),
@@ -123,8 +129,10 @@ def test_no_word_is_said_where_no_backend_is_required_or_none_is_known(tmp_path:
 
 
 def test_a_secret_in_a_url_is_not_shown(tmp_path: Path) -> None:
-    used = "https://user:CANARY@pulumi.example.net?token=CANARY"
-    with pytest.raises(Problems) as refused:
-        backend.require("s3://state", "prod", environment(tmp_path, used))
-    assert "https://pulumi.example.net" in str(refused.value)
-    assert "CANARY" not in str(refused.value)
+    one, other = "https://user:CANARY@pulumi.example.net?token=CANARY", "s3://state?region=x&hmac=CANARY#CANARY"
+    for required, used in ((one, other), (other, one)):
+        with pytest.raises(Problems) as refused:
+            backend.require(required, "prod", environment(tmp_path, used))
+        assert "https://pulumi.example.net" in str(refused.value)
+        assert "s3://state?region=x" in str(refused.value)
+        assert "CANARY" not in str(refused.value)
