@@ -26,7 +26,7 @@ class Client(smtplib.SMTP_SSL):
 def send(settings: dict[str, str], to: str, address: str | None, ca_file: str | None) -> None:
     """Hand one message in; raises `OSError` (all of smtplib's errors are), and `ValueError` for what it cannot send."""
     if to.splitlines() != [to]:
-        raise ValueError("smokeTo has a line break: `pulumi config set smokeTo` with one address")
+        raise ValueError("smokeTo is empty or has a line break: `pulumi config set smokeTo` with one address")
     if not settings["SMTP_PASSWORD"].isascii():  # Python's own refusal would show a letter of it
         raise ValueError(
             "the password has letters beyond ASCII, and smtplib logs in with no such one: use an application token, "

@@ -325,7 +325,7 @@ def pinned_hosts(resources: Sequence[Resource]) -> Iterator[Broken]:
                         resource.name,
                         "host-unpinned",
                         expected=f"`hostKey` in its {what}, such as ssh-ed25519 AAAA...",
-                        found=f"a {what} with one that is no key" if key else f"a {what} without one",
+                        found=f"a {what} with one that is no Ed25519 key" if key else f"a {what} without one",
                         why="keys and passwords would be handed to whoever answers at that address",
                         fix="`scripts/preflight.py ADDRESS --pin` shows the host's key and writes it",
                     ),

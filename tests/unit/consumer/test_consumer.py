@@ -126,8 +126,13 @@ def test_a_value_that_libraries_read_differently_changes_nothing_and_is_not_show
 @pytest.mark.parametrize(
     ("change", "to", "said"),
     [
-        ({}, "a@b.test\nBcc: x@y.test", "smokeTo has a line break: `pulumi config set smokeTo` with one address"),
-        ({}, "a@b.test\n", "smokeTo has a line break"),
+        (
+            {},
+            "a@b.test\nBcc: x@y.test",
+            "smokeTo is empty or has a line break: `pulumi config set smokeTo` with one address",
+        ),
+        ({}, "", "smokeTo is empty or has a line break"),
+        ({}, "a@b.test\n", "smokeTo is empty or has a line break"),
         ({"SMTP_PASSWORD": "s\u00e9cret"}, "a@b.test", "use an application token, made by `scripts/hash_password.py"),
         ({"MAIL_FROM": "i@example.com\nX: y"}, "a@b.test", "may not contain linefeed"),
         ({}, "a@b.test", "Connection refused"),
