@@ -5,6 +5,7 @@ What the program declares, and below which parents, is asked of the program itse
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -89,7 +90,8 @@ class Plan:
 
 def look(stack: str, take: Collection[str] = ()) -> Plan:
     """Read settings, state and zones, and judge. Raises `Problems`; changes nothing."""
-    settings = stacks.settings(stack)
+    config = stacks.config(stack)
+    settings = Settings.load(config.get, stack, config)
     resources = [item for item in recovery.state(stack).get("resources") or [] if not item.get("delete")]
     wanted = wanted_records(settings, _public_halves(settings, resources))
     known = {
@@ -115,7 +117,7 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
         raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
     for domain, wanted_spf in list(spf.items()):
         try:
-            _settings_text(stack, {domain: wanted_spf}, settings.adopted)
+            _settings_text(stack, config, {domain: wanted_spf}, settings.adopted)
         except Problems as problems:
             del spf[domain]
             judged = adoption.without_merge(judged, domain, problems.findings, stack)
@@ -149,7 +151,7 @@ def _verified(settings: Settings, wanted: Sequence[Record]) -> dict[str, Zone]:
 
 def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
     """Import first, then write the settings: a run in between stops at the gate. Raises `Problems`."""
-    _settings_text(plan.stack, plan.spf, plan.adopted, plan.spent)
+    _settings_text(plan.stack, stacks.config(plan.stack), plan.spf, plan.adopted, plan.spent)
     if plan.imports:
         say(f"asking the program where {len(plan.imports)} records belong")
         with tempfile.TemporaryDirectory(prefix="mailroom-adopt-") as folder:
@@ -161,7 +163,7 @@ def carry_out(plan: Plan, say: Callable[[str], None] = lambda _: None) -> None:
             _pulumi(plan.stack, "import", "--file", str(path), *flags)
     if plan.settings_differ:
         # computed again: while the engine was at work a person may have saved the file
-        text, file = _settings_text(plan.stack, plan.spf, plan.adopted, plan.spent)
+        text, file = _settings_text(plan.stack, stacks.config(plan.stack), plan.spf, plan.adopted, plan.spent)
         file.write(text)
         say(f"{file.path.name} is written")
 
@@ -190,10 +192,14 @@ def _around(item: Mapping[str, Any], resources: Mapping[str, Mapping[str, Any]])
 
 
 def _settings_text(
-    stack: str, spf: Mapping[str, Mapping[str, Any]], adopted: Collection[str], spent: Collection[str] = ()
+    stack: str,
+    said: Mapping[str, Any],
+    spf: Mapping[str, Mapping[str, Any]],
+    adopted: Collection[str],
+    spent: Collection[str] = (),
 ) -> tuple[str, stack_file.StackFile]:
-    """The stack's file as it shall be, judged as `up` judges it. Raises `Problems`."""
-    config = stacks.config(stack)
+    """The stack's file, which says `said` now, as it shall be, judged as `up` judges it. Raises `Problems`."""
+    config = copy.deepcopy(dict(said))
     changes: list[tuple[tuple[str | int, ...], Any]] = []
     for name, wanted in spf.items():
         place = next(place for place, entry in enumerate(config[DOMAINS]) if names.fqdn(entry["name"]) == name)

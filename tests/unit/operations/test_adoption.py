@@ -52,6 +52,7 @@ class World:
         self.file = checkout / "Pulumi.prod.yaml"
         self.file.write_text("# mine\n" + yaml.safe_dump({"config": copy.deepcopy(CONFIG)}))
         self.calls: list[str] = []
+        self.read = 0  # how often the settings were, each time by the engine
         self.imported: dict[str, Any] = {}
         self.refusal = ""
         self.refused: list[Finding] = []
@@ -70,6 +71,11 @@ class World:
     @property
     def config(self) -> dict[str, Any]:
         return dict(yaml.safe_load(self.file.read_text())["config"])
+
+    def settings(self, stack: str) -> dict[str, Any]:
+        assert stack == "prod"
+        self.read += 1
+        return self.config
 
     def pulumi(self, stack: str, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
         assert (stack, capture) == ("prod", True)
@@ -125,8 +131,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(adoption, "Zone", Zone)
     monkeypatch.setattr(recovery, "pulumi", made.pulumi)
     monkeypatch.setattr(stacks, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(stacks, "config", lambda _: made.config)
-    monkeypatch.setattr(stacks, "settings", lambda stack: load(lambda values: values.update(made.config), stack))
+    monkeypatch.setattr(stacks, "config", made.settings)
     return made
 
 
@@ -173,6 +178,11 @@ def test_a_look_changes_nothing(world: World) -> None:
         ("error", "adopt.conflict"),
         ("warning", "adopt.waiting"),
     ]
+
+
+def test_a_look_reads_the_settings_once_however_many_domains_have_a_merge(world: World) -> None:
+    assert adoption.look("prod").spf
+    assert world.read == 1
 
 
 def test_what_is_taken_over_is_in_the_state_below_its_parents_and_in_the_settings_and_a_second_look_finds_it_done(
