@@ -73,6 +73,11 @@ class Existing:
         """Whether nobody sends or receives for the domain: a strict policy can harm no mail."""
         return not (self.mx or self.spf or self.dmarc or self.dkim)
 
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """The hosts that take the domain's mail: a null MX, here empty, says that none does (RFC 7505)."""
+        return tuple(filter(None, self.mx))
+
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]], domain: str) -> Existing:
         """Sorted out of a zone's records as the API lists them."""
@@ -163,13 +168,16 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
     """The domain's entry, and in sentences what was taken over from the zone."""
     notes: list[str] = []
     ours = existing.mx == (answers.host,)
-    mail = answers.mail or ("external" if existing.mx and not ours else "forward")
+    mail = answers.mail or ("external" if existing.receivers and not ours else "forward")
     entry: dict[str, Any] = {"name": answers.domain, "zoneId": zone_id, "mail": mail}
     if mail == "external":
-        entry["mx"] = list(existing.mx)
-        notes.append(f"mail to {answers.domain} goes on being received by {', '.join(existing.mx)} (mail: external)")
+        entry["mx"] = list(existing.receivers)
+        notes.append(
+            f"mail to {answers.domain} goes on being received by {', '.join(existing.receivers)} (mail: external)"
+        )
     elif existing.mx and not ours:
-        notes.append(f"the MX records ({', '.join(existing.mx)}) have to go before `up`: it names them and stops")
+        named = ", ".join(host or "the null MX" for host in existing.mx)
+        notes.append(f"the MX records ({named}) have to go before `up`: it names them and stops")
     entry["spf"] = _spf(answers, existing, notes)
     entry["dmarc"] = _dmarc(answers, existing, notes)
     entry["dkim"] = [{"selector": _selector(existing), "stage": "active"}]
@@ -181,7 +189,7 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
 
 def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
     """What others may already send by stays allowed; their record gives way to the one that says both, if one can."""
-    senders = [spf.with_hosts(text, answers.domain, existing.mx) for text in existing.spf]
+    senders = [spf.with_hosts(text, answers.domain, existing.receivers) for text in existing.spf]
     kept = {"mechanisms": [], "includes": [], "all": "~all", **spf.as_settings(senders, answers.domain)}
     if not existing.spf:
         return kept

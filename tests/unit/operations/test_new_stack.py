@@ -149,6 +149,14 @@ def test_the_senders_of_a_record_that_is_there_may_go_on() -> None:
     assert made["spf"] == senders | {"adopt": True}
 
 
+def test_a_domain_that_said_it_takes_no_mail_gets_it_here_once_the_null_mx_is_gone() -> None:
+    null = {"type": "MX", "name": "example.com", "content": ".", "priority": 0}
+    made = draft(ANSWERS, ZONE, Existing.of([null], "example.com"))
+    assert domain_of(made)["mail"] == "forward"
+    assert "mx" not in domain_of(made)
+    assert "the MX records (the null MX) have to go before `up`: it names them and stops" in made.notes
+
+
 def test_mx_of_the_record_that_is_there_stays_the_hosts_of_today_and_what_is_left_out_is_told() -> None:
     existing = Existing(mx=("mx.other.test",), spf=("v=spf1 mx ptr -all",))
     made = draft(ANSWERS, ZONE, existing)
