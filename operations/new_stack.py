@@ -16,7 +16,7 @@ from components.settings import Settings
 from operations import stacks
 from operations.cloudflare import TOKEN_KEY, Account, Zone
 from operations.stack_file import flow
-from standards import dmarc, names, spf
+from standards import dmarc, names, spf, spf_merge
 from standards.finding import Finding, Invalid, Problems, error_about
 from standards.records import unquoted
 
@@ -190,11 +190,11 @@ def _domain_settings(answers: Answers, zone_id: str, existing: Existing) -> tupl
 def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, Any]:
     """What others may already send by stays allowed; their record gives way to the one that says both, if one can."""
     senders = [spf.with_hosts(text, answers.domain, existing.receivers) for text in existing.spf]
-    kept = {"mechanisms": [], "includes": [], "all": "~all", **spf.as_settings(senders, answers.domain)}
+    kept = {"mechanisms": [], "includes": [], "all": "~all", **spf_merge.as_settings(senders, answers.domain)}
     if not existing.spf:
         return kept
     ours, there = spf.record(kept["mechanisms"], kept["includes"], ending=kept["all"]), "; ".join(existing.spf)
-    refusing = [term for text in senders for term in spf.out_of_order(text, "v=spf1", ours, answers.domain)]
+    refusing = [term for text in senders for term in spf_merge.out_of_order(text, "v=spf1", ours, answers.domain)]
     if refusing:
         notes.append(
             f"`up` stops at {there}: {', '.join(dict.fromkeys(refusing))} refuses whom a later term may let in, and "
@@ -203,7 +203,7 @@ def _spf(answers: Answers, existing: Existing, notes: list[str]) -> dict[str, An
         )
         return kept
     notes.append(f"`up` replaces {there} by one SPF record that lets the same pass and your host")
-    if left_out := [term for text in senders for term in spf.left_out(text, ours, answers.domain)]:
+    if left_out := [term for text in senders for term in spf_merge.left_out(text, ours, answers.domain)]:
         notes.append(f"left out of it: {', '.join(left_out)}")
     return {**kept, "adopt": True}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from standards import dkim, dmarc, ownership, spf
+from standards import dkim, dmarc, ownership, spf_merge
 from standards.finding import Finding, Invalid
 from standards.names import dns_name, shown
 from standards.records import quoted, unquoted
@@ -217,7 +217,7 @@ class _Name:
         key = self._match(record, free, loose=False)
         left_out = ownership.left_out(record, self.claim, self._merged)
         theirs, ours = ownership.others_spf(record, self.claim), self.claim["spf"]
-        if refusing := spf.out_of_order(theirs, ours, self._merged, self.claim["name"]):
+        if refusing := spf_merge.out_of_order(theirs, ours, self._merged, self.claim["name"]):
             reason = f"{', '.join(refusing)} refuses whom a later term may let in: order matters, and a merge loses it"
             fix = f"{ownership.explained(record, self.claim)[1]}{self._taking(record, free)}"
             return Judgement(record=record, verdict="conflict", reason=reason, fix=fix)
@@ -261,7 +261,7 @@ class _Name:
                 return "it holds another key: what is signed with that one could not be checked any more"
             case "DMARC":
                 return "; ".join(_lost_of_dmarc(unquoted(ours.shown), theirs))
-            case "SPF" if lacking := spf.missing([theirs], unquoted(ours.shown), ours.name):
+            case "SPF" if lacking := spf_merge.missing([theirs], unquoted(ours.shown), ours.name):
                 return f"ours lacks {', '.join(lacking)}"
         return ""
 

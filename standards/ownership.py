@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-from standards import dmarc, spf
+from standards import dmarc, spf, spf_merge
 from standards.finding import Finding
 from standards.names import shown
 from standards.records import domain_spf, unquoted
@@ -149,7 +149,7 @@ def _replaceable(record: Mapping[str, Any], claim: Claim) -> bool:
         return False
     if not is_others_spf(record, claim) or missing_spf(record, claim):
         return False
-    return not spf.out_of_order(others_spf(record, claim), claim["spf"], claim["spf"], claim["name"])
+    return not spf_merge.out_of_order(others_spf(record, claim), claim["spf"], claim["spf"], claim["name"])
 
 
 def is_adopted(record: Mapping[str, Any], claim: Claim) -> bool:
@@ -170,12 +170,12 @@ def others_spf(record: Mapping[str, Any], claim: Claim) -> str:
 
 def missing_spf(record: Mapping[str, Any], claim: Claim) -> list[str]:
     """Terms of an SPF record at the name that ours lacks."""
-    return spf.missing([others_spf(record, claim)], claim["spf"], claim["name"])
+    return spf_merge.missing([others_spf(record, claim)], claim["spf"], claim["name"])
 
 
 def lacking_spf(record: Mapping[str, Any], claim: Claim) -> list[str]:
     """Terms that ours lacks, and the end where that of the record is stricter."""
-    end = spf.stricter_end(others_spf(record, claim), claim["spf"])
+    end = spf_merge.stricter_end(others_spf(record, claim), claim["spf"])
     return [*missing_spf(record, claim), *([end] if end else [])]
 
 
@@ -296,7 +296,7 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     wanted = merged_spf([record], claim)
     if refusing := _refusing(record, claim):
         way = "`spf` cannot hold that order, as its includes come last;"
-        if spf.can_be_held(others_spf(record, claim), claim["spf"], claim["name"]):
+        if spf_merge.can_be_held(others_spf(record, claim), claim["spf"], claim["name"]):
             way = "write `spf` by hand so that our record ends with these terms in their order; or"
         return (
             f"{', '.join(refusing)} refuses whom a later term may let in: {way} delete it in the Cloudflare dashboard "
@@ -317,7 +317,7 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
 def _refusing(record: Mapping[str, Any], claim: Claim) -> list[str]:
     """Terms of an SPF record whose order a merge into ours loses."""
     merged = merged_text([record], claim)
-    return spf.out_of_order(others_spf(record, claim), claim["spf"], merged, claim["name"])
+    return spf_merge.out_of_order(others_spf(record, claim), claim["spf"], merged, claim["name"])
 
 
 def _in_brackets(term: str) -> str:
@@ -327,13 +327,13 @@ def _in_brackets(term: str) -> str:
 
 def left_out(record: Mapping[str, Any], claim: Claim, merged: str) -> str:
     """In parentheses what a merge does not take from an SPF record; empty for nothing."""
-    terms = spf.left_out(others_spf(record, claim), merged, claim["name"])
+    terms = spf_merge.left_out(others_spf(record, claim), merged, claim["name"])
     return f" (left out: {', '.join(terms)})" if terms else ""
 
 
 def merged_spf(records: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Any]:
     """What `spf` of the domain has to say to allow all that ours and these records do, ending as the strictest."""
-    return spf.as_settings([claim["spf"], *(others_spf(record, claim) for record in records)], claim["name"])
+    return spf_merge.as_settings([claim["spf"], *(others_spf(record, claim) for record in records)], claim["name"])
 
 
 def merged_text(records: Sequence[Mapping[str, Any]], claim: Claim) -> str:

@@ -6,9 +6,8 @@ Nothing is looked up here: only the terms as written are judged.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from standards import limits, names
 from standards.finding import Finding, Invalid, Severity
@@ -203,11 +202,11 @@ def in_force(text: str) -> list[str]:
 
 def senders(text: str) -> list[str]:
     """The terms in force that let somebody pass, in our spelling; `all` aside."""
-    terms = (term for term in in_force(text) if name_of(term) != "all" and not _is_unheeded(term))
-    return [term for term in dict.fromkeys(map(_spelled, terms)) if not refuses(term)]
+    terms = (term for term in in_force(text) if name_of(term) != "all" and not is_unheeded(term))
+    return [term for term in dict.fromkeys(map(spelled, terms)) if not refuses(term)]
 
 
-def _is_unheeded(term: str) -> bool:
+def is_unheeded(term: str) -> bool:
     """Whether it is a modifier that lets nobody pass, such as `exp`, or one that receivers do not know."""
     return name_of(term) != "redirect" and _MODIFIER.match(term) is not None
 
@@ -226,57 +225,8 @@ def _hosts_in(term: str, domain: str, hosts: Sequence[str]) -> list[str]:
     return [f"{match['qualifier']}a:{host}{lengths}" for host in hosts]
 
 
-def as_settings(texts: Iterable[str], domain: str) -> dict[str, Any]:
-    """What `spf` of a domain has to say so that all that these records let pass still passes; our own include aside.
-
-    A redirect becomes an include, and of several ends the strictest stays. What `left_out` names is not in it. Nothing
-    is said of order: where `out_of_order` names terms, these lists decide otherwise than the records.
-    """
-    texts = list(texts)
-    terms = [term for text in texts for term in _passing(text, domain)]
-    includes = [target_of(term) for term in terms if term.startswith("include:")]
-    refused = [] if includes else [term for text in texts for term in _refused(text, domain)]
-    found: dict[str, Any] = {
-        "mechanisms": list(dict.fromkeys(term for term in [*terms, *refused] if name_of(term) != "include")),
-        "includes": list(dict.fromkeys(includes)),
-        "all": min(filter(None, map(_end, texts)), key=ENDS.index, default="~all"),
-    }
-    return {key: value for key, value in found.items() if value}
-
-
-def _carried(text: str, domain: str) -> list[str]:
-    """The terms in force in our spelling, each once, without `all`, what `dropped` names and our own include."""
-    out = {*dropped(text), f"include:_spf.{domain}"}
-    terms = [term for term in in_force(text) if name_of(term) != "all" and term not in out]
-    terms.sort(key=lambda term: name_of(term) == "redirect")  # heeded last, wherever it stands (section 6.1)
-    return [term for term in dict.fromkeys(map(_spelled, terms)) if term not in out]
-
-
-def _passing(text: str, domain: str) -> list[str]:
-    """What is carried, up to the last term that lets somebody pass."""
-    terms = _carried(text, domain)
-    return terms[: len(terms) - len(_refused(text, domain))]
-
-
-def _refused(text: str, domain: str) -> list[str]:
-    """What is carried behind that: whom it matches does not pass, whether it is there or not."""
-    return list(itertools.takewhile(refuses, reversed(_carried(text, domain))))[::-1]
-
-
-def left_out(text: str, ours: str, domain: str) -> list[str]:
-    """What `dropped` names, and terms that let nobody pass and cannot stand in ours: its includes stand at its end."""
-    return [*dropped(text), *_unheld(text, ours, domain)]
-
-
-def _unheld(text: str, ours: str, domain: str) -> list[str]:
-    terms = [*_passing(text, domain), *_carried(ours, domain)]
-    has_includes = any(name_of(term) == "include" for term in terms)
-    have = set(_carried(ours, domain))
-    refused = (term for term in _refused(text, domain) if term not in have)
-    return [term for term in refused if has_includes or name_of(term) == "include"]
-
-
-def _spelled(term: str) -> str:
+def spelled(term: str) -> str:
+    """A term in the spelling in which two compare; a redirect as the include that it is beside other terms."""
     bare = term.removeprefix("+")
     if name_of(term) in {"include", "redirect"}:
         qualifier = bare[0] if refuses(bare) else ""
@@ -287,67 +237,9 @@ def _spelled(term: str) -> str:
         return bare  # refused by name when it is used
 
 
-def dropped(text: str) -> list[str]:
-    """Terms in force that ours never has: `+all`, `ptr`, which nobody should use, and modifiers such as `exp`."""
-    return [
-        term
-        for term in in_force(text)
-        if (name := name_of(term)) == "ptr" or (name == "all" and not _end(text)) or _is_unheeded(term)
-    ]
-
-
-def _end(text: str) -> str:
-    """How the record ends, in lower case; empty where it lets all pass, or does not say."""
-    return next((term.lower() for term in in_force(text) if term.lower() in ENDS), "")
-
-
-def missing(texts: Iterable[str], ours: str, domain: str) -> list[str]:
-    """Terms of other records of the domain that ours lacks and can have, with a qualifier too; not how they end."""
-    found: dict[str, None] = {}
-    for text in texts:
-        known = {*_carried(ours, domain), *_unheld(text, ours, domain)}
-        found |= dict.fromkeys(term for term in _carried(text, domain) if term not in known)
-    return list(found)
-
-
-def stricter_end(text: str, ours: str) -> str:
-    """The end of a record where it refuses more than ours; else empty."""
-    end = _end(text)
-    return end if end and ENDS.index(end) < ENDS.index(_end(ours)) else ""
-
-
 def refuses(term: str) -> bool:
     """Whether whom it matches does not pass."""
     return term.startswith(("-", "~", "?"))
-
-
-def out_of_order(text: str, ours: str, merged: str, domain: str) -> list[str]:
-    """Terms by which a record refuses whom a later one may let in, where `merged` (with `ours`) decides otherwise.
-
-    Receivers take the first term that matches (RFC 7208 section 4.6.2): what refuses and all that follows, up to the
-    last term that lets somebody pass, has to end what passes by our record as well, and nothing of ours may come to
-    stand behind it. What refuses behind that must not come to stand before a term that lets pass.
-    """
-    kept = _from_first_refusal(text, domain)
-    own, terms = _passing(ours, domain), _passing(merged, domain)
-    misplaced = [term for term in _refused(text, domain) if term in terms]
-    is_added = kept == terms[-len(kept) :] and not set(kept) & set(own)
-    if not kept or is_added or kept == own[-len(kept) :]:
-        return misplaced
-    return [*filter(refuses, kept), *misplaced]
-
-
-def can_be_held(text: str, ours: str, domain: str) -> bool:
-    """Whether our record, its mechanisms before its includes, can end with the terms that `out_of_order` names."""
-    kept = _from_first_refusal(text, domain)
-    rest = [term for term in [*_passing(ours, domain), *_passing(text, domain)] if term not in kept]
-    arranged = sorted([*rest, *kept], key=lambda term: name_of(term) == "include")
-    is_refused = any(refuses(term) and name_of(term) == "include" for term in kept)
-    return arranged[len(rest) :] == kept and not is_refused
-
-
-def _from_first_refusal(text: str, domain: str) -> list[str]:
-    return list(itertools.dropwhile(lambda term: not refuses(term), _passing(text, domain)))
 
 
 def lookups(text: str) -> int:

@@ -252,3 +252,26 @@ def test_known_senders_and_what_is_an_error_already_are_none(term: str) -> None:
 
 def test_our_own_mx_hosts_may_send() -> None:
     assert doubts("mx", mx_elsewhere=False) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("v=spf1 a -all include:x.test redirect=y.test", ["a", "-all"]),
+        ("v=spf1 redirect=y.test a ~all", ["a", "~all"]),
+        ("v=spf1 a redirect=y.test", ["a", "redirect=y.test"]),
+        ("v=spf1", []),
+    ],
+)
+def test_what_follows_all_and_a_redirect_beside_it_does_not_count(text: str, terms: list[str]) -> None:
+    assert spf.in_force(text) == terms
+
+
+def test_the_mx_of_a_domain_is_written_as_the_hosts_that_it_has_now() -> None:
+    text = "v=spf1 MX ?mx:D.test/24//64 mx//64 mx:other.test a:mx.test ~all"
+    hosts = ["m1.test", "m2.test"]
+    assert spf.with_hosts(text, "d.test", hosts) == (
+        "v=spf1 a:m1.test a:m2.test ?a:m1.test/24//64 ?a:m2.test/24//64 a:m1.test//64 a:m2.test//64 "
+        "mx:other.test a:mx.test ~all"
+    )
+    assert spf.with_hosts(text, "d.test", []) == text
