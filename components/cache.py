@@ -1,4 +1,4 @@
-"""Where this machine keeps what is made once and uploaded to hosts; the makers are the parts' own."""
+"""Where this machine keeps what is made once for all checkouts; the makers are the parts' own."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.cache import cache_folder
 from components.chasquid import build
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def tool_folder(requirements: str, name: str) -> Path:
     version = re.search(r"^[\w-]+==(\S+)$", (CHECKOUT / requirements).read_text(encoding="utf-8"), re.MULTILINE)
     if version is None:
         raise SbomError(f"{requirements} pins nothing, expected a line such as cyclonedx-bom==7.5.0")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mailroom" / f"{name}-{version[1]}" / "bin"
+    return cache_folder(f"{name}-{version[1]}") / "bin"
 
 
 def _program(output: Path) -> Path:
