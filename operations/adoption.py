@@ -112,7 +112,7 @@ def look(stack: str, take: Collection[str] = ()) -> Plan:
         judged += here
         zones |= {one.id: zone_id for one in here}
         spf |= adoption.spf_settings(here, claims)
-        elsewhere += ownership.external_mx(existing, claims)
+        elsewhere += ownership.external_mx(existing, claims, stack)
     if strangers := sorted(set(take) - set(zones)):
         raise Problems("nothing was taken over", [_no_such_record(identifier, stack) for identifier in strangers])
     for domain, wanted_spf in list(spf.items()):

@@ -185,6 +185,13 @@ class _Name:
     def _alike(self, record: Existing, free: Mapping[str, Record], conflict: Judgement) -> Judgement:
         """A record of a kind that we write: ours if nothing is lost by it, or if a person says so."""
         key = self._match(record, free, loose=str(record["id"]) in self.taken)
+        if key is None and str(record["id"]) in self.taken and (has := self._known_of_kind(record)):
+            return replace(
+                conflict,
+                reason=f"it cannot be taken: the state has {has} already",
+                fix=f"if that one is gone from DNS, `pulumi refresh -s {self.stack}` and then this again; "
+                f"{conflict.fix}",
+            )
         if key is None:
             return replace(conflict, fix=f"{conflict.fix}{self._taking(record, free)}")
         ours = free[key]
@@ -197,6 +204,11 @@ class _Name:
             key=key,
             changes=_changes(record, ours, self.stack),
         )
+
+    def _known_of_kind(self, record: Existing) -> str:
+        """The logical name of a record of ours that has the place which this one would take."""
+        kind = _kind(record, self.claim["name"])
+        return next((ours.key for ours in self.wanted if ours.key in self.known and _kind_of(ours) == kind), "")
 
     def _lost(self, record: Existing, free: Mapping[str, Record]) -> Judgement:
         """A record with our mark that the state does not know."""

@@ -118,7 +118,7 @@ def conflicts(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str,
         and stands_in_the_way(record, claim, zone)
         and not _replaceable(record, claim)
     ]
-    return [*findings, *external_mx(existing, wanted)]
+    return [*findings, *external_mx(existing, wanted, stack)]
 
 
 def in_zone(claim: Claim, existing: Iterable[Existing]) -> Claim:
@@ -128,13 +128,15 @@ def in_zone(claim: Claim, existing: Iterable[Existing]) -> Claim:
     return {**claim, "mx": claim["mx"] or [host for host in hosts if host]}
 
 
-def external_mx(existing: Sequence[Existing], wanted: Sequence[Claim]) -> list[Finding]:
-    """Every domain whose mail others receive and whose MX is not what its `mx` says."""
+def external_mx(existing: Sequence[Existing], wanted: Sequence[Claim], stack: str) -> list[Finding]:
+    """Every domain whose mail others receive and whose MX is not what its `mx` says; ours go with the next run."""
     return [
         finding
         for claim in wanted
         if claim["mx"]
-        for finding in _other_mx([record for record in existing if _name(record) == claim["name"]], claim)
+        for finding in _other_mx(
+            [record for record in existing if _name(record) == claim["name"] and owner(record) != stack], claim
+        )
     ]
 
 
@@ -358,8 +360,8 @@ def _other_mx(here: Sequence[Mapping[str, Any]], claim: Claim) -> list[Finding]:
             id="external-mx-differs",
             subject=claim["name"],
             expected=f"MX {', '.join(sorted(claim['mx']))}, as `mx` of this domain says",
-            found=f"MX {', '.join(found)}" if found else "no MX record",
+            found=f"MX {', '.join(found)}" if found else "no MX record but our own, if any",
             why="mail from our own users to this domain is sent to the hosts in `mx`, not to those in DNS",
-            fix="write the hosts of the zone's MX records into `mx`, or correct the records there",
+            fix="write the hosts of the zone's MX records into `mx`, or correct the records there; ours are the run's",
         )
     ]

@@ -348,6 +348,16 @@ def test_what_cannot_become_ours_is_never_taken(existing: dict[str, Any]) -> Non
     assert verdicts(judge(existing, take=["a1"])) == [("conflict", None)]
 
 
+def test_what_has_no_place_beside_a_record_of_the_state_is_not_taken_and_it_is_said_why() -> None:
+    second = record("MX", "example.com", "mx.example.net", id="b2", priority=10)
+    known = {"example.com/mx/smtp.example.com": "a1"}
+    (conflict,) = judge(second, known=known, take=["b2"])
+    assert conflict.verdict == "conflict"
+    assert conflict.reason == "it cannot be taken: the state has example.com/mx/smtp.example.com already"
+    assert conflict.fix.startswith("if that one is gone from DNS, `pulumi refresh -s prod` and then this again; ")
+    assert "cannot be taken" not in judge(second, known=known)[0].reason
+
+
 def test_a_record_that_a_domain_may_include_is_copied_before_it_is_taken_and_never_deleted() -> None:
     for content in ("include:_spf.example.com -all", "redirect=_spf.example.com"):
         helper, apex = judge(

@@ -280,6 +280,16 @@ def test_another_mx_of_an_external_domain_is_found(hosts: tuple[str, ...]) -> No
     assert all(host in finding.found for host in hosts)
 
 
+def test_our_own_mx_does_not_keep_a_domain_from_moving_out() -> None:
+    ours = [record | {"comment": "why mailroom:prod"} for record in mx("smtp.example.com")]
+    theirs = mx("mx1.example.net", "mx2.example.net")
+    assert ownership.conflicts([*ours, *theirs], claimed(external()), "prod", "example.com") == []
+    (finding,) = ownership.conflicts(ours, claimed(external()), "prod", "example.com")
+    assert "no MX record but our own" in finding.found
+    others = [record | {"comment": "why mailroom:staging"} for record in mx("smtp.example.net")]
+    assert len(ownership.conflicts([*others, *theirs], claimed(external()), "prod", "example.com")) == 1
+
+
 def test_mx_in_the_spf_of_a_domain_that_comes_here_at_once_is_the_hosts_of_today() -> None:
     theirs = OTHERS_SPF | {"content": '"v=spf1 mx ~all"', "comment": None}
 
