@@ -607,7 +607,8 @@ class Options(_Settings):
     protect: bool | None = Field(
         default=None,
         description="whether hosts, DKIM keys that sign, and the records that mail and trust hang on are protected "
-        "from deletion; left out, they are with `directory: letsencrypt`",
+        "from deletion; left out, they are with `directory: letsencrypt`. To remove one: first a run with `off` and "
+        "nothing else changed, then the run that removes it",
         examples=["on"],
     )
     passwords: Mapping[Annotated[EmailAddress, AfterValidator(str.lower)], Password] = Field(
