@@ -47,13 +47,21 @@ def send(settings: dict[str, str], to: str, address: str | None, ca_file: str | 
         client.send_message(message)
 
 
+def _by_whom(given: dict[str, Any], error: Exception) -> str:
+    """The server, where it is the one that failed: the error itself names neither host nor port."""
+    if not isinstance(error, OSError):
+        return ""
+    host, port = given["settings"]["SMTP_HOST"], given["settings"]["SMTP_PORT"]
+    return f" by {host}:{port}" + (f" at {given['address']}" if given["address"] else "")
+
+
 def main() -> int:
     """Do it; what went wrong ends with 1, and Pulumi tries again with its next run."""
     given = json.load(sys.stdin)
     try:
         send(given["settings"], given["to"], given["address"], given["ca_file"])
     except (OSError, ValueError) as error:
-        print(f"error: no smoke mail was sent: {error}", file=sys.stderr)
+        print(f"error: no smoke mail was sent{_by_whom(given, error)}: {error}", file=sys.stderr)
         return 1
     print(f"accepted for {given['to']}")
     return 0

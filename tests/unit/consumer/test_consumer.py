@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +138,7 @@ def test_a_value_that_libraries_read_differently_changes_nothing_and_is_not_show
         ({}, "a@b.test\n", "smokeTo is empty or has a line break"),
         ({"SMTP_PASSWORD": "s\u00e9cret"}, "a@b.test", "use an application token, made by `scripts/hash_password.py"),
         ({"MAIL_FROM": "i@example.com\nX: y"}, "a@b.test", "may not contain linefeed"),
-        ({}, "a@b.test", "Connection refused"),
+        ({}, "a@b.test", "sent by smtp.example.com:1 at 127.0.0.1: [Errno 111] Connection refused"),
     ],
 )
 def test_a_smoke_mail_that_cannot_be_sent_is_one_clear_line(change: dict[str, str], to: str, said: str) -> None:
@@ -145,9 +148,26 @@ def test_a_smoke_mail_that_cannot_be_sent_is_one_clear_line(change: dict[str, st
     command = [sys.executable, str(CONSUMER / "smoke_mail.py")]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("error: no smoke mail was sent: ")
+    assert done.stderr.startswith("error: no smoke mail was sent")
     assert said in done.stderr
     assert not re.search("cret|\u00e9|xe9", done.stderr), "no letter of the password is shown"
+
+
+def test_a_server_whose_name_nobody_knows_is_named_with_its_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    settings = {"MAIL_FROM": "i@example.com", "SMTP_HOST": "smtp.example.com", "SMTP_PORT": "465",
+                "SMTP_USER": "i@example.com", "SMTP_PASSWORD": "secret"}  # fmt: skip
+    given = {"settings": settings, "to": "a@b.test", "address": None, "ca_file": None}
+    monkeypatch.setattr("socket.create_connection", unknown)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(given)))
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_path(str(CONSUMER / "smoke_mail.py"), run_name="__main__")
+    said = "no smoke mail was sent by smtp.example.com:465: [Errno -2] Name or service not known"
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 class Reference(pulumi.runtime.Mocks):
