@@ -12,13 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from components.settings import Settings
 from operations import recovery, report, stack_file, stacks
 from operations.cloudflare import Zone
 from standards import adoption, dkim, names, ownership
-from standards.finding import Finding, Problems, error_about
+from standards.finding import Finding, Problems, error_about, printable
 from standards.records import wanted_records
 
 if TYPE_CHECKING:
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
 STYLES = {"keep": "dim", "merge": "yellow", "import": "cyan", "conflict": "bold red"}
 DKIM_KEY = "pulumi-python:dynamic/mailroom:DkimKey"
+ID_WIDTH, CONTENT_WIDTH = 32, 40
 DOMAINS, ADOPTED = "mailroom:domains", "mailroom:adopted"
 
 
@@ -230,14 +229,16 @@ def _more(have: Any, wanted: Any) -> Any:
 
 
 def show(console: Console, plan: Plan) -> None:
-    """A table of the records, then what changes in each, and in the settings."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for heading in ("verdict", "type", "name", "content", "id"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in {"verdict", "type", "id"})
+    """The records, two lines each, then what changes in each, and in the settings."""
+    if plan.judged:
+        _show_row(console, ("verdict", "type", "name", "id", "content"), "")
+    else:
+        console.print(f"nothing stands at the names of stack {plan.stack}")
     for one in plan.judged:
-        shown = [str(one.record.get(field) or "") for field in ("type", "name", "content")]
-        table.add_row(report.said(one.verdict, STYLES[one.verdict]), *map(report.said, (*shown, one.id)))
-    console.print(table if plan.judged else f"nothing stands at the names of stack {plan.stack}")
+        kind, name, content = (str(one.record.get(field) or "") for field in ("type", "name", "content"))
+        # of what stays, or becomes ours with its changes told below, the beginning is enough to know it by
+        brief = _beginning(content) if one.verdict in {"keep", "import"} else content
+        _show_row(console, (one.verdict, kind, name, one.id, brief), STYLES[one.verdict])
     for one in plan.judged:
         if one.verdict in {"merge", "import"} or (one.known and one.changes):
             said = f"{one.verdict} {one.record['type']} {one.record['name']}: {one.reason}"
@@ -247,8 +248,23 @@ def show(console: Console, plan: Plan) -> None:
     for name, wanted in plan.spf.items():
         said = ", ".join(f"{key}: {json.dumps(value)}" for key, value in wanted.items())
         console.print(report.said(f"settings of {name}: spf: {{{said}}}"), soft_wrap=True)
-    if plan.settings_differ:
+    if plan.adopted != plan.named:
         console.print(report.said(f"settings: {ADOPTED}: {json.dumps(plan.adopted)}"), soft_wrap=True)
+
+
+def _show_row(console: Console, row: tuple[str, str, str, str, str], style: str) -> None:
+    """A record in two lines: an id has 32 characters, and beside all the others no terminal has room for it."""
+    verdict, kind, name, identifier, content = (text.replace("\n", " ") for text in row)
+    head = report.said(f"{verdict:<8}  {kind:<5}  {name}")
+    head.stylize(style, 0, len(verdict))
+    console.print(head, soft_wrap=True)
+    console.print(report.said(f"  {identifier:<{ID_WIDTH}}  {content}"), soft_wrap=True)
+
+
+def _beginning(content: str) -> str:
+    """Its first characters, as many as the line of an id has room for at 80 columns."""
+    text = printable(content)
+    return text if len(text) <= CONTENT_WIDTH else f"{text[: CONTENT_WIDTH - 3]}..."
 
 
 def told(plan: Plan) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -322,14 +324,48 @@ def test_a_name_that_the_program_does_not_create_is_told() -> None:
         adoption.import_file({"resources": []}, {"example.com/spf": "z/1"})
 
 
+def shown(plan: adoption.Plan, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    adoption.show(console, plan)
+    return console.export_text()
+
+
 def test_every_record_is_shown_with_its_verdict_and_the_whole_id(world: World) -> None:
-    console = Console(width=100, record=True)
-    adoption.show(console, adoption.look("prod"))
-    text = console.export_text()
+    text = shown(adoption.look("prod"))
     for verdict, one in zip(("merge", "import", "import", "conflict", "keep"), world.zone, strict=True):
-        assert any(verdict in line and one["id"] in line for line in text.splitlines()), text
+        head = f"{verdict:<8}  {one['type']:<5}  {one['name']}"
+        assert f"{head}\n  {one['id']}  {one['content']}\n" in text
     assert "the next run changes content" in text
     assert 'settings of example.com: spf: {includes: ["_spf.google.com"], all: "-all"}' in text
+
+
+def test_at_80_columns_what_stays_takes_two_lines_and_a_conflict_is_there_whole(world: World) -> None:
+    long = f'"{"long-" * 100}"'
+    stays = record(6, "TXT", APEX, long)
+    contradicts = {**FOREIGN_MX, "content": f"mx.{'a' * 60}.example.net"}
+    becomes = {**LOST, "content": f'"v=spf1 {"ip4:192.0.2.10 " * 20}-all"'}
+    world.zone = [stays, contradicts, becomes]
+    plan = adoption.look("prod")
+    rows = shown(plan).splitlines()[2:]
+    assert rows[:6] == [
+        f"import    TXT    {becomes['name']}",
+        f"  {becomes['id']}  {becomes['content'][:37]}...",
+        f"keep      TXT    {APEX}",
+        f"  {stays['id']}  {long[:37]}...",
+        f"conflict  MX     {APEX}",
+        f"  {contradicts['id']}  {contradicts['content']}",
+    ]
+    assert max(map(len, rows[:5])) <= 80
+    assert any("the next run changes content" in row and becomes["content"] in row for row in rows[6:])
+    assert {one["content"] for one in plan.as_json()["records"]} == {one["content"] for one in world.zone}
+
+
+def test_the_ids_of_the_settings_are_shown_only_where_they_change(world: World) -> None:
+    world.zone = [LOST]
+    plan = adoption.look("prod")
+    assert "mailroom:adopted" not in shown(replace(plan, spf={APEX: {"all": "-all"}}))
+    assert f'settings: mailroom:adopted: ["{SPF["id"]}"]' in shown(replace(plan, adopted=(SPF["id"],)))
+    assert "settings: mailroom:adopted: []" in shown(replace(plan, named=(SPF["id"],)))
 
 
 def test_a_record_of_others_writes_no_control_sequence_to_the_terminal(
