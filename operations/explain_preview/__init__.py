@@ -117,7 +117,7 @@ def _explain(preview: Preview, limit: int) -> Explanation:
         Section("Files on the hosts", "files on the hosts", list(_files(hosts)), 6),
         Section("Further changes", "further changes", list(_others(preview)), 7),
         Section("Warnings of the program", "warnings", [f"- {words(warning)}" for warning in preview.warnings], 3),
-        Section("Outputs", "words about outputs", [] if preview.outputs_told else [OUTPUTS_ELSEWHERE], 3),
+        Section("Outputs", "outputs", list(_outputs(preview)), 3),
     ]
     markdown = preview.scrub(render(_head(preview, counts), sections, limit))
     shown = tuple(Risk(risk.rank, risk.id, preview.scrub(risk.subject), preview.scrub(risk.sentence)) for risk in found)
@@ -129,7 +129,8 @@ def _head(preview: Preview, counts: Mapping[Kind, int]) -> str:
     parts = [f"{counts[kind]} {word}" for kind, word in DONE.items() if counts.get(kind)]
     if parts and preview.unchanged:
         parts.append(f"{preview.unchanged} unchanged")
-    head = f"## {_title(preview)} of {stack}: {', '.join(parts) or 'no changes'}"
+    nothing = "outputs change" if preview.outputs else "no changes"
+    head = f"## {_title(preview)} of {stack}: {', '.join(parts) or nothing}"
     if preview.source == "plan" and parts:
         head += (
             "\n\nA saved plan says what will be, not what was: users, aliases and lines that go are not in it. "
@@ -257,6 +258,14 @@ def _others(preview: Preview) -> Iterator[str]:
     for host, files in sorted(scripts.items()):
         if files:
             yield f"- host scripts of this project that differ on {code(host)}: {_list(files)}"
+
+
+def _outputs(preview: Preview) -> Iterator[str]:
+    """Which of the stack's outputs differ, never their values."""
+    if not preview.outputs_told:
+        yield OUTPUTS_ELSEWHERE
+    for output in preview.outputs:
+        yield f"- {output.how}: {code(output.name)}{' (secret)' if output.secret else ''}"
 
 
 def _list(names: Sequence[str]) -> str:

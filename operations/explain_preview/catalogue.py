@@ -29,6 +29,7 @@ RISKS: Final[Mapping[str, str]] = {
     "proxied": "a record answers with Cloudflare's edge, which speaks no SMTP",
     "gate-off": "forged mail is forwarded instead of refused",
     "rspamd-off": "incoming mail is no longer judged by rspamd",
+    "password-exported": "a password becomes readable for who can read the stack's outputs",
     "may-send-as": "a user may send under more addresses",
     "limits-raised": "a user may send far more than before",
     "firewall-opened": "more is let in from outside",

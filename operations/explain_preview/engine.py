@@ -11,6 +11,7 @@ from operations.explain_preview.markdown import visible
 from operations.explain_preview.secrecy import (
     Scrubber,
     Secret,
+    holds_secret,
     in_clear,
     loads,
     marked,
@@ -37,7 +38,17 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "same": "same",
 }
 STACK: Final = "pulumi:pulumi:Stack"
+FIRST, LAST = "before its outputs", "with its outputs"  # of the events of one resource
 OUTPUTS: Final = "the stack's outputs"  # a place, as `Preview.clear` names it
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the stack that is new, changed or removed; `secret` tells of its value to come."""
+
+    how: Literal["new", "changed", "removed"]
+    name: str
+    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class Change:
     secret_outputs: frozenset[str] | None = None
     triggers: tuple[Any, Any] = (None, None)  # replacement triggers before and after
     protected: tuple[bool, bool] = (False, False)  # from being deleted, before and after
+    outputs: tuple[Output, ...] = ()  # of the stack, those that differ
 
     @property
     def type(self) -> str:
@@ -91,6 +103,11 @@ class Preview:
     shows_secrets: bool = False  # marked, but in clear in this file
     outputs_told: bool = True  # whether it says what the stack will export
     scrub: Scrubber = field(default_factory=Scrubber, repr=False)
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The stack's outputs that differ, as far as the engine tells."""
+        return tuple(output for change in self.changes for output in change.outputs)
 
     @property
     def destroys(self) -> bool:
@@ -178,7 +195,7 @@ def _completed(change: Change, planned: Change | None) -> Change:
         return change
     said = planned.after or {}
     if change.type == STACK or change.after is None:
-        return replace(change, after=said)
+        return replace(change, after=said, outputs=planned.outputs)
     sized = {
         key: value for key, value in said.items() if isinstance(value, Secret) and change.after.get(key) == Secret()
     }
@@ -209,6 +226,7 @@ def _of_steps(urn: str, steps: Iterable[Mapping[str, Any]]) -> Change:
     old = next((step["oldState"] for step in found if step.get("oldState")), None) if kind != "create" else None
     new = next((step["newState"] for step in found if step.get("newState")), None) if kind != "delete" else None
     diffs = [key for step in found for key in [*(step.get("detailedDiff") or {}), *(step.get("diffReasons") or [])]]
+    told = new is not None and new.get("event") == LAST
     return Change(
         kind,
         urn,
@@ -218,11 +236,29 @@ def _of_steps(urn: str, steps: Iterable[Mapping[str, Any]]) -> Change:
         secret_outputs=None if new is None or new.get("event") else frozenset(new.get("additionalSecretOutputs") or ()),
         triggers=((old or {}).get("replacementTrigger"), (new or {}).get("replacementTrigger")),
         protected=(_protected(old), _protected(new)) if old and new else (False, False),
+        outputs=_outputs(*_differing(_values(old) or {}, _values(new) or {})) if told else (),
     )
 
 
 def _protected(state: Mapping[str, Any]) -> bool:
     return state.get("protect") is True
+
+
+def _differing(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Iterable[str]]:
+    """What is new, what changes and what goes; that of two secrets nobody sees whether they are the same."""
+    adds = {key: value for key, value in after.items() if key not in before}
+    updates = {key: value for key, value in after.items() if key in before and before[key] != value}
+    return adds, updates, before.keys() - after.keys()
+
+
+def _outputs(adds: Mapping[str, Any], updates: Mapping[str, Any], deletes: Iterable[str]) -> tuple[Output, ...]:
+    return (
+        *(Output("new", name, holds_secret(adds[name])) for name in sorted(adds)),
+        *(Output("changed", name, holds_secret(updates[name])) for name in sorted(updates)),
+        *(Output("removed", name) for name in sorted(deletes)),
+    )
 
 
 def _values(state: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -239,17 +275,20 @@ def _of_plan(document: Mapping[str, Any]) -> Preview:
         if not kinds or "::pulumi:providers:" in urn:
             continue
         goal = plan.get("goal") or {}
+        is_stack = goal.get("type") == STACK
         diff = (goal.get("inputDiff") if goal.get("custom") else goal.get("outputDiff")) or {}
-        new = {**(diff.get("adds") or {}), **(diff.get("updates") or {})}
+        adds, updates, deletes = diff.get("adds") or {}, diff.get("updates") or {}, diff.get("deletes") or ()
+        new = {**adds, **updates}
         kind = next(kind for kind in ("replace", "delete", "create", "update", "same") if kind in kinds)
         changes[urn] = Change(
             kind,
             urn,
             None,
             None if kind == "delete" else marked({**(plan.get("state") or {}), **new}),
-            changed=frozenset([*new, *(diff.get("deletes") or ())]),
+            changed=frozenset([*new, *deletes]),
             before_known=kind == "create",
             secret_outputs=frozenset(goal.get("additionalSecretOutputs") or ()) if goal else None,
+            outputs=_outputs(marked(adds), marked(updates), deletes) if is_stack else (),
         )
     found = _checked("plan", changes, _config(document), Scrubber(), document["resourcePlans"])
     return Preview(**{**found, "unchanged": sum(change.kind == "same" for change in changes.values())})
@@ -333,7 +372,8 @@ def _digest(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             document["diagnostics"].append(event["diagnosticEvent"])
         elif "resourcePreEvent" in event or "resOutputsEvent" in event:
             step = (event.get("resourcePreEvent") or event["resOutputsEvent"])["metadata"]
-            if "resOutputsEvent" in event:
+            last = "resOutputsEvent" in event
+            if last:
                 if step["type"] != STACK:  # its outputs come last, and here alone
                     continue
                 document["steps"] = [one for one in document["steps"] if one["urn"] != step["urn"]]
@@ -342,7 +382,7 @@ def _digest(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                     "op": step["op"],
                     "urn": step["urn"],
                     "oldState": _event_state(step.get("old")),
-                    "newState": _event_state(step.get("new")),
+                    "newState": _event_state(step.get("new"), LAST if last else FIRST),
                     "diffReasons": step.get("diffs") or [],
                     "detailedDiff": step.get("detailedDiff"),
                 }
@@ -350,6 +390,6 @@ def _digest(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _event_state(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """One that does not say which outputs are secret."""
-    return {**state, "event": True} if state else None
+def _event_state(state: Mapping[str, Any] | None, event: str = FIRST) -> dict[str, Any] | None:
+    """One that does not say which outputs are secret; the stack's own are there in its last event."""
+    return {**state, "event": event} if state else None

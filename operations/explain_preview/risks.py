@@ -22,6 +22,7 @@ SECRET_OUTPUTS: Final[Mapping[str, frozenset[str]]] = {
     "DkimKey": frozenset({"private"}),
     "Users": frozenset({"passwords", "files", "hashes", "changed"}),
 }
+PASSWORDS: Final = "passwords"  # the output with those of users with `export: true` (components/outputs.py)
 LIMITS: Final = ("minute", "hour", "day", "newRecipients", "recipientsPerMessage", "warmUp")
 FAR: Final = 10  # times as much
 
@@ -64,6 +65,10 @@ def _secrets(preview: Preview) -> Iterator[Risk]:
                 yield risk("secret-in-clear", f"{change.name} {output}",
                            f"a secret would be stored in clear: the output {code(output)} of {code(change.name)} "
                            "is not marked secret")  # fmt: skip
+    if any(output.how == "new" and output.name == PASSWORDS and output.secret for output in preview.outputs):
+        yield risk("password-exported", PASSWORDS,
+                   f"a password becomes readable for who can read the stack's outputs: {code(PASSWORDS)} is new "
+                   "there")  # fmt: skip
     if preview.shows_secrets:
         yield risk("secret-in-clear", "this file", "this preview holds secrets in clear (`--show-secrets`): delete it")
 

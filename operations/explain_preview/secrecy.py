@@ -71,6 +71,12 @@ def marked(value: Any) -> Any:
     return UNKNOWN if value == UNKNOWN_MARK else value
 
 
+def holds_secret(value: Any) -> bool:
+    """Whether a marked value is a secret, or has one in it."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, Secret) or any(map(holds_secret, items))
+
+
 def _secret(value: dict[str, Any]) -> Secret:
     if "plaintext" in value or "value" in value:
         clear = value.get("value")

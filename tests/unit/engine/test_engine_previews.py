@@ -38,6 +38,22 @@ remote.Command(
     opts=pulumi.ResourceOptions(additional_secret_outputs=["stdout", "stderr", "connection"]),
 )
 """
+EXPORTS = f"""
+import pulumi
+
+pulumi.export("name", "{HOST}")
+pulumi.export("gone", "x")
+pulumi.export("token", pulumi.Output.secret("{CANARY}-1"))
+pulumi.export("kept", pulumi.Output.secret("{CANARY}-1"))
+"""
+EXPORTS_OTHERS = f"""
+import pulumi
+
+pulumi.export("name", "mx2.example.com")
+pulumi.export("token", pulumi.Output.secret("{CANARY}-2"))
+pulumi.export("kept", pulumi.Output.secret("{CANARY}-1"))
+pulumi.export("passwords", pulumi.Output.secret({{"alice@example.com": "{CANARY}"}}))
+"""
 Pulumi = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -81,6 +97,29 @@ def test_an_output_in_clear_is_found_in_the_plan_and_in_the_stream_and_its_absen
     pulumi("up", "--yes", "--skip-preview")
     again = pulumi("preview", "--refresh", "--json", f"--save-plan={plan}").stdout
     assert sentences(explain(again, plan.read_text())) == in_clear
+
+
+def test_an_exported_password_is_a_risk_and_each_output_that_differs_is_told_without_its_value(
+    pulumi: Pulumi, tmp_path: Path
+) -> None:
+    program, plan = tmp_path / "__main__.py", tmp_path / "plan.json"
+    program.write_text(EXPORTS)
+    pulumi("up", "--yes", "--skip-preview")
+    digest = pulumi("preview", "--json", f"--save-plan={plan}").stdout
+    assert explain(digest, plan.read_text()).markdown == "## Preview of `prod`: no changes\n"
+    program.write_text(EXPORTS_OTHERS)
+    digest = pulumi("preview", "--json", f"--save-plan={plan}").stdout
+    stream = pulumi("preview", "--json", PULUMI_ENABLE_STREAMING_JSON_PREVIEW="true").stdout
+    seen = ["- new: `passwords` (secret)", "- changed: `name`", "- changed: `token` (secret)", "- removed: `gone`"]
+    for found, told in (
+        (explain(digest, plan.read_text()), seen),
+        (explain(plan.read_text()), seen),
+        (explain(stream), [line for line in seen if "token" not in line]),  # it does not tell one secret from another
+    ):
+        assert [risk.id for risk in found.risks] == ["password-exported"]
+        assert found.markdown.endswith("\n".join(["### Outputs", "", *told, ""]))
+        assert "outputs change" in found.markdown.splitlines()[0]
+        assert CANARY not in found.markdown
 
 
 def test_the_size_of_secret_files_is_in_the_plan(pulumi: Pulumi, tmp_path: Path) -> None:

@@ -202,6 +202,47 @@ def test_an_output_is_judged_where_the_plan_of_the_same_preview_is_given() -> No
     assert OUTPUTS_ELSEWHERE not in found.markdown
 
 
+def sealed(text: str = CANARY) -> dict[str, str]:
+    """A secret as a plan keeps it."""
+    return {MAGIC: SECRET, "ciphertext": f"v1:AAAA:{base64.b64encode(text.encode()).decode()}"}
+
+
+def exports(adds: Any = None, updates: Any = None, deletes: Any = None) -> tuple[str, str]:
+    """A preview that changes nothing but outputs, and its plan."""
+    state = {"urn": STACK, "custom": False, "outputs": {"gone": "x", "name": "y"}}
+    digest = preview({"op": "same", "urn": STACK, "oldState": state, "newState": {"urn": STACK, "custom": False}})
+    diff = {"adds": adds or {}, "updates": updates or {}, "deletes": deletes or []}
+    goal = {"type": "pulumi:pulumi:Stack", "custom": False, "outputDiff": diff}
+    plan = {STACK: {"goal": goal, "steps": ["same"], "state": {**diff["adds"], **diff["updates"]}}}
+    return digest, json.dumps({"resourcePlans": plan})
+
+
+def test_outputs_that_differ_are_told_by_their_names_and_are_changes() -> None:
+    both = exports({"x": {"y": [sealed()]}, "a": "plain"}, {"name": "other", "token": sealed()}, ["gone"])
+    told = "- new: `a`\n- new: `x` (secret)\n- changed: `name`\n- changed: `token` (secret)\n- removed: `gone`\n"
+    for found in (explain(*both), explain(both[1])):
+        assert f"### Outputs\n\n{told}" in found.markdown
+        assert found.risks == ()
+        assert "of `prod`: outputs change\n" in found.markdown
+        assert "plain" not in found.markdown.partition("### Outputs")[2]
+        assert not found.counts["update"]
+
+
+def test_a_preview_without_any_other_output_has_no_changes() -> None:
+    found = explain(*exports())
+    assert found.markdown == "## Preview of `prod`: no changes\n"
+
+
+def test_an_exported_password_is_a_risk_where_it_is_new_and_secret() -> None:
+    for outputs in (exports({"passwords": sealed()}), exports({"passwords": {"alice@example.com": sealed()}})):
+        found = explain(*outputs)
+        assert [risk.id for risk in found.risks] == ["password-exported"]
+        assert "a password becomes readable for who can read the stack's outputs" in found.markdown
+        assert "- new: `passwords` (secret)\n" in found.markdown
+        assert CANARY not in found.markdown
+    assert explain(*exports({"dkim": sealed()})).risks == explain(*exports({}, {}, ["passwords"])).risks == ()
+
+
 def test_a_plan_of_another_stack_or_of_no_stack_at_all_cannot_be_judged_with_it() -> None:
     digest = preview({"op": "same", "urn": STACK, "newState": {"urn": STACK, "custom": False}})
     with pytest.raises(CouldNotTell, match="the plan is of another stack than urn:pulumi:prod"):
@@ -269,6 +310,7 @@ RISKY = {
     "spf-weakened": preview(dns("update", "example.com/spf", '"v=spf1 mx -all"', '"v=spf1 mx ~all"')),
     "unprotected": preview(protected(True, False)),
     "spf-narrowed": preview(dns("update", "example.com/spf", '"v=spf1 include:a.example -all"', '"v=spf1 -all"')),
+    "password-exported": exports({"passwords": sealed()})[1],
     "may-send-as": preview(plain(signs("m1", users={"i@example.com": may("i@example.com")}),
                                  signs("m1", users={"i@example.com": may("i@example.com", "*@example.org")}))),
     "limits-raised": preview(plain(signs("m1", users={"i@example.com": may(day=1000)}),
