@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -37,6 +38,12 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "import-replacement": "replace",
     "same": "same",
 }
+# Why the engine refuses to delete or replace something (pkg/resource/deploy/step.go, step_generator.go), and what of
+# its ways out is on the same line: they speak of the program, where the settings say it.
+_PROTECTED: Final = re.compile(
+    r"\s(because it is protected|as it is currently marked for protection)\. To unprotect .*"
+)
+UNPROTECT: Final = "set `mailroom:protect: off`, `pulumi up`, then make the change"
 STACK: Final = "pulumi:pulumi:Stack"
 FIRST, LAST = "before its outputs", "with its outputs"  # of the events of one resource
 OUTPUTS: Final = "the stack's outputs"  # a place, as `Preview.clear` names it
@@ -179,7 +186,8 @@ def _of_digest(document: Mapping[str, Any], planned: Mapping[str, Change] | None
     preview = _checked("preview", states, _config(document), scrub, steps)
     if errors := [item["message"] for item in diagnostics if item.get("severity") == "error"]:
         said = [visible(scrub(line)) for message in errors for line in _told(message)]
-        raise CouldNotTell("\n".join(["the preview itself failed:", *dict.fromkeys(said)]))
+        told = sorted(dict.fromkeys(said), key=UNPROTECT.__eq__)  # the way out once, after all it is for
+        raise CouldNotTell("\n".join(["the preview itself failed:", *told]))
     if "changeSummary" not in document or _lacks(steps, summary):
         raise CouldNotTell("the preview ended before it said all that would change; run it by itself to see why")
     warnings = [scrub(_first_line(item["message"])) for item in diagnostics if item.get("severity") == "warning"]
@@ -210,8 +218,10 @@ def _lacks(steps: Iterable[Mapping[str, Any]], summary: Mapping[str, int]) -> bo
 
 def _told(message: str) -> list[str]:
     """What a diagnostic says, the details of findings left to the run itself."""
-    lines = message.strip().splitlines()
-    return [line for line in lines if line.startswith("error: ")] or lines[:1]
+    text = _PROTECTED.sub(r" \1.", message.strip())  # the one message whose first sentence goes on in the next line
+    lines = text.splitlines()
+    told = [line for line in lines if line.startswith("error: ")] or lines[:1]
+    return [*told, UNPROTECT] if text != message.strip() else told
 
 
 def _first_line(message: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from operations.dns import CouldNotTell
 from operations.explain_preview import Explanation, explain
 from tests.unit.engine.project import laid_out
 
@@ -54,6 +55,22 @@ pulumi.export("token", pulumi.Output.secret("{CANARY}-2"))
 pulumi.export("kept", pulumi.Output.secret("{CANARY}-1"))
 pulumi.export("passwords", pulumi.Output.secret({{"alice@example.com": "{CANARY}"}}))
 """
+KEEPS = """
+import pulumi
+from pulumi.dynamic import CreateResult, Resource, ResourceProvider
+
+
+class Provider(ResourceProvider):
+    def create(self, props):
+        return CreateResult("1", props)
+
+
+class Kept(Resource, module="test", name="Kept"):
+    pass
+
+
+Kept(Provider(), "kept", {}, pulumi.ResourceOptions(protect=True))
+"""
 Pulumi = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -62,12 +79,12 @@ def pulumi(tmp_path: Path) -> Pulumi:
     """Runs the engine of this checkout on a new stack."""
     engine, environment = laid_out(tmp_path, "exports", PROGRAM)
 
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, status: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [engine, *arguments, "--non-interactive"],
             cwd=tmp_path, env={**environment, **more}, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
         return done
 
     run("stack", "init", "prod")
@@ -130,3 +147,16 @@ def test_the_size_of_secret_files_is_in_the_plan(pulumi: Pulumi, tmp_path: Path)
     assert "- users and DKIM keys: new, size not in this preview" in alone
     assert f"- users and DKIM keys: new, {len(json.dumps(FILES))} bytes (on `{HOST}`)" in both
     assert CANARY not in alone + both
+
+
+def test_why_the_engine_does_not_delete_what_is_protected_is_told_with_the_way_out(
+    pulumi: Pulumi, tmp_path: Path
+) -> None:
+    (tmp_path / "__main__.py").write_text(KEEPS)
+    pulumi("up", "--yes", "--skip-preview")
+    (tmp_path / "__main__.py").write_text("import pulumi\n")
+    with pytest.raises(CouldNotTell) as trouble:
+        explain(pulumi("preview", "--json", status=1).stdout)
+    told = str(trouble.value).splitlines()
+    assert told[1].endswith('::kept" cannot be deleted because it is protected.')
+    assert told[2:] == ["error: preview failed", "set `mailroom:protect: off`, `pulumi up`, then make the change"]

@@ -841,6 +841,38 @@ def test_a_failed_previews_error_is_told_without_the_secrets_that_are_known() ->
         explain(preview(step("create", f"{DYNAMIC}ZoneGate", "0/gate", None, {"token": CANARY}), diagnostics=errors))
 
 
+KEPT = "urn:pulumi:prod::mailroom::mailroom:index:Dns$x::example.com/spf"
+WAY_OUT = "set `mailroom:protect: off`, `pulumi up`, then make the change"
+
+
+@pytest.mark.parametrize(
+    ("refused", "why", "ways"),
+    [
+        (
+            f'Preview failed: resource "{KEPT}" cannot be deleted',
+            "because it is protected",
+            f"either remove the `protect` flag, or use the command:\n`pulumi state unprotect '{KEPT}'`",
+        ),
+        (
+            f'unable to replace resource "{KEPT}"',
+            "as it is currently marked for protection",
+            "remove the `protect` flag from the resource in your Pulumi program and run `pulumi up`",
+        ),
+    ],
+)
+def test_why_something_protected_stays_is_told_with_the_way_out(refused: str, why: str, ways: str) -> None:
+    message = f"error: {refused}\n{why}. To unprotect the resource, {ways}\n"
+    errors = [{"severity": "error", "message": text} for text in (message, "error: preview failed\n")]
+    with pytest.raises(CouldNotTell) as trouble:
+        explain(preview(diagnostics=errors))
+    assert str(trouble.value).splitlines() == [
+        "the preview itself failed:",
+        f"error: {refused} {why}.",
+        "error: preview failed",
+        WAY_OUT,
+    ]
+
+
 # --- Markdown -------------------------------------------------------------------------------------------------
 
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False, "html": True})
