@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from operations.explain_preview import RISKS
+
 FOLDER = Path(__file__).parents[3] / ".github"
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (FOLDER / "workflows").glob("*.yml")}
 JOBS = [(name, key, job) for name, loaded in WORKFLOWS.items() for key, job in loaded["jobs"].items()]
@@ -174,3 +176,10 @@ def test_the_documentation_names_each_environment_and_secret_there_is() -> None:
         }
     assert {"`preview-prod`", "`prod`", "`refresh-staging`", "`refresh-prod`", "`SSH_PRIVATE_KEY`"} < used
     assert not [name for name in used if name not in text]
+
+
+def test_a_pull_request_that_stops_mail_fails_unless_somebody_says_otherwise_and_the_documentation_says_so() -> None:
+    text = (FOLDER / "workflows/preview.yml").read_text()
+    (default,) = re.findall(r"vars\.FAIL_ON \|\| '([^']+)'", text)
+    assert {"mail-stops", "last-mx-deleted"} < set(default.split()) <= set(RISKS)
+    assert f"`{default}`" in (FOLDER.parent / "docs/pull-requests.md").read_text()
