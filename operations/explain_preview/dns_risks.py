@@ -163,6 +163,18 @@ def _dkim(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Hos
         yield risk("unsigned", domain, f"mail of {code(domain)} leaves without a DKIM signature")
 
 
+def resting_keys(preview: Preview) -> set[str]:
+    """The resources of each DKIM key whose stage, by the configuration, is not the one that protects it."""
+    return {
+        f"{_name(domain.get('name'))}/{kind}/{str(key.get('selector')).lower()}"
+        for domain in _listed(preview, "mailroom:domains")
+        if isinstance(keys := domain.get("dkim"), list)
+        for key in keys
+        if isinstance(key, dict) and key.get("stage", "active") != "active"
+        for kind in ("dkim", "dkim-key")
+    }
+
+
 def _ends(record: RecordChange) -> str:
     """How a DKIM record stops proving signatures, if it does."""
     if _is_revoked(record.before):

@@ -41,10 +41,11 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
         for change in preview.changes
         if change.type.endswith("mailroom:SpfTakeover") and change.kind in {"create", "update", "replace"}
     ]  # fmt: skip
+    resting = dns_risks.resting_keys(preview)
     found += [
         risk("unprotected", change.name, f"{code(change.name)} is no longer protected from being deleted")
         for change in preview.changes
-        if change.protected == (True, False)
+        if change.protected == (True, False) and change.name not in resting
     ]
     if preview.destroys:
         found.append(risk("stack-destroyed", preview.stack, f"the whole stack {code(preview.stack)} is taken down"))

@@ -101,9 +101,9 @@ def may(*identities: str, **limits: int) -> dict[str, Any]:
     return {"identities": list(identities), "limits": limits}
 
 
-def protected(before: bool, after: bool) -> dict[str, Any]:
+def protected(before: bool, after: bool, key: str = "example.com/x") -> dict[str, Any]:
     """A record that stays as it is, as the engine shows it where its protection changes."""
-    same = dns("same", "example.com/x", '"x"', '"x"')
+    same = dns("same", key, '"x"', '"x"')
     same["oldState"]["protect"], same["newState"]["protect"] = before, after
     return same
 
@@ -515,6 +515,20 @@ def test_what_is_no_longer_protected_is_a_change_and_told_by_its_name() -> None:
     assert "- no longer protected: `dnsRecord:DnsRecord` `example.com/x`" in shown.markdown
     assert shown.counts["update"] == 1
     assert "- protected: `dnsRecord:DnsRecord` `example.com/x`" in explain(preview(protected(False, True))).markdown
+
+
+def test_a_dkim_key_that_signs_no_more_loses_its_protection_without_a_risk() -> None:
+    def keys(**stages: str) -> dict[str, Any]:
+        named = [{"selector": selector, "stage": stage} for selector, stage in stages.items()]
+        return {"mailroom:domains": json.dumps([{"name": "Example.com", "dkim": named}])}
+
+    both = [protected(True, False, f"example.com/{kind}/m1") for kind in ("dkim", "dkim-key")]
+    rotated = explain(preview(*both, config=keys(m1="retiring", m2="active")))
+    assert rotated.risks == ()
+    assert "- no longer protected: `dnsRecord:DnsRecord` `example.com/dkim-key/m1`" in rotated.markdown
+    assert ids(preview(*both, config=keys(m1="active", m2="published"))) == ["unprotected", "unprotected"]
+    assert ids(preview(*both, config=keys(m2="active"))) == ["unprotected", "unprotected"]
+    assert ids(preview(*both, protected(True, False), config=keys(m1="revoked"))) == ["unprotected"]
 
 
 @pytest.mark.parametrize(
