@@ -18,7 +18,7 @@ RISKS: Final[Mapping[str, str]] = {
     "host-key-changed": "another host key is trusted",
     "host-replaced": "everything on a host is made anew",
     "unprotected": "a resource is no longer protected from being deleted",
-    "spf-taken-over": "an SPF record of others is deleted",
+    "spf-taken-over": "an SPF record of others is replaced",
     "address-changed": "a host's address changes or goes",
     "dkim-removed": "a DKIM key goes while mail is signed with it",
     "dkim-replaced": "a DKIM key pair is made anew under the same selector",

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from operations.explain_preview import hosts as on_hosts
 from operations.explain_preview import policy_risks
+from operations.explain_preview import records as in_dns
 from operations.explain_preview.catalogue import Risk, risk
 from operations.explain_preview.markdown import code
-from standards import dkim, names
+from standards import dkim, names, ownership, spf
 from standards.finding import Invalid
+from standards.records import unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from operations.explain_preview.engine import Preview
+    from operations.explain_preview.engine import Change, Preview
     from operations.explain_preview.hosts import HostChange
     from operations.explain_preview.records import RecordChange
 
@@ -136,6 +138,18 @@ def _addresses(records: Sequence[RecordChange], hosts: Sequence[HostChange]) -> 
             yield risk("address-changed", record.key, f"{name} {what}{more}")
         if record.proxied:
             yield risk("proxied", record.key, f"{name} would answer with Cloudflare's edge, which speaks no SMTP")
+
+
+def was_others_spf(change: Change) -> bool:
+    """Whether a domain's SPF record becomes ours in place: it was there without our mark."""
+    before = change.before or {}
+    return (
+        change.type == in_dns.TYPE
+        and change.name.endswith("/spf")
+        and change.kind == "update"
+        and spf.is_record(unquoted(str(before.get("content"))))
+        and ownership.owner(before) is None
+    )
 
 
 # --- signing ---------------------------------------------------------------------------------------------------

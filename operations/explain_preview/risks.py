@@ -35,12 +35,7 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
         *(risk for host in hosts for risk in _host(host)),
         *_people(preview, hosts),
     ]
-    found += [
-        risk("spf-taken-over", change.name, f"an SPF record of others at {code(change.name.partition('/')[0])} "
-             "is deleted where ours allows the same")
-        for change in preview.changes
-        if change.type.endswith("mailroom:SpfTakeover") and change.kind in {"create", "update", "replace"}
-    ]  # fmt: skip
+    found += _taken_over(preview)
     resting = dns_risks.resting_keys(preview)
     found += [
         risk("unprotected", change.name, f"{code(change.name)} is no longer protected from being deleted")
@@ -50,6 +45,17 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
     if preview.destroys:
         found.append(risk("stack-destroyed", preview.stack, f"the whole stack {code(preview.stack)} is taken down"))
     return sorted(set(found))
+
+
+def _taken_over(preview: Preview) -> Iterator[Risk]:
+    """Each SPF record of others that goes for ours; one that was imported is changed in place, and shown as that."""
+    imported = {change.name.partition("/")[0] for change in preview.changes if dns_risks.was_others_spf(change)}
+    for change in preview.changes:
+        name = change.name.partition("/")[0]
+        happens = change.type.endswith("mailroom:SpfTakeover") and change.kind in {"create", "update", "replace"}
+        if happens and name not in imported:
+            said = f"an SPF record of others at {code(name)} is replaced by ours, which allows the same"
+            yield risk("spf-taken-over", change.name, said)
 
 
 def _secrets(preview: Preview) -> Iterator[Risk]:

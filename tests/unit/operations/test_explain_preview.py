@@ -553,6 +553,28 @@ def test_an_spf_record_that_loses_senders_or_its_meaning_is_seen(old: str, new: 
     assert said in sentences(preview(dns("update", "d.example/spf", f'"{old}"', f'"{new}"')))
 
 
+def test_an_spf_record_of_others_is_replaced_unless_it_was_imported_and_changes_in_place() -> None:
+    def own(before: str, comment: str | None, op: str = "update", key: str = "example.com/spf") -> dict[str, Any]:
+        changed = dns(op, key, before, '"v=spf1 include:_spf.example.com -all"', comment="x mailroom:prod")
+        changed["oldState"]["inputs"]["comment"] = comment
+        return changed
+
+    takeover = step("create", f"{DYNAMIC}SpfTakeover", "example.com/spf-takeover", None, {})
+    assert sentences(preview(takeover)) == (
+        "an SPF record of others at `example.com` is replaced by ours, which allows the same"
+    )
+    assert ids(preview(takeover, own('"v=spf1 -all"', None))) == []
+    assert ids(preview(takeover, own('"v=spf1 -all"', "of the shop"))) == []
+    for other in (
+        own('"v=spf1 -all"', "x mailroom:prod"),
+        own('"v=spf1 -all"', None, op="replace"),
+        own('"v=spf1 -all"', None, key="example.org/spf"),
+        own('"v=spf1 -all"', None, key="example.com/spf-hosts"),
+        own('"hello"', None),
+    ):
+        assert ids(preview(takeover, other)) == ["spf-taken-over"]
+
+
 def test_a_key_whose_tag_is_written_in_capitals_was_not_taken_back() -> None:
     gone = dns("delete", "example.com/dkim/m1", '"v=DKIM1; P=; p=AA"', None)
     assert ids(preview(gone, plain(signs("m1"), signs("m2")))) == ["dkim-removed"]
