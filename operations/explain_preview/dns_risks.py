@@ -27,7 +27,7 @@ def find(preview: Preview, records: Sequence[RecordChange], hosts: Sequence[Host
     yield from _mail(preview, records)
     yield from _addresses(records, hosts)
     yield from _dkim(preview, records, hosts)
-    yield from policy_risks.find(records, hosts, _mx_elsewhere(preview))
+    yield from policy_risks.find(records, hosts, _mx_elsewhere(preview), _spf_terms(preview))
 
 
 # --- receiving ------------------------------------------------------------------------------------------------
@@ -116,6 +116,12 @@ def _mx_elsewhere(preview: Preview) -> dict[str, list[str]]:
         for domain in _listed(preview, "mailroom:domains")
         if domain.get("mail") == "external" and isinstance(hosts := domain.get("mx"), list)
     }
+
+
+def _spf_terms(preview: Preview) -> str:
+    """All that the configuration adds to SPF records, in lower case."""
+    domains = () if preview.destroys else _listed(preview, "mailroom:domains")
+    return str([domain.get("spf") for domain in domains]).lower()
 
 
 def _listed(preview: Preview, key: str) -> list[dict[str, Any]]:

@@ -24,16 +24,24 @@ _ENDS: Final = (*spf.ENDS, "+all")
 
 
 def find(
-    records: Sequence[RecordChange], hosts: Sequence[HostChange], elsewhere: Mapping[str, Sequence[str]]
+    records: Sequence[RecordChange],
+    hosts: Sequence[HostChange],
+    elsewhere: Mapping[str, Sequence[str]],
+    included: str = "",
 ) -> Iterator[Risk]:
     """Every risk of SPF and DMARC records; of a host that goes nobody says EHLO with its name any more.
 
-    `elsewhere` are the MX hosts of domains whose mail others receive.
+    `elsewhere` are the MX hosts of domains whose mail others receive, `included` what the settings add to SPF.
     """
     leaving = {host.name for host in hosts if host.kind == "delete"}
     going = {record.before for record in records if record.role in {"a", "aaaa"} and record.moves}
+    unused = {
+        f"{record.owner}/spf-hosts"
+        for record in records
+        if _leaves_out_hosts(record) and f"_spf.{record.owner}" not in included
+    }
     for record in records:
-        if record.kind not in {"update", "replace", "delete"} or record.owner in leaving:
+        if record.kind not in {"update", "replace", "delete"} or record.owner in leaving or record.key in unused:
             continue
         if record.role == "dmarc":
             yield from _dmarc(record)
@@ -63,6 +71,14 @@ def _dmarc(record: RecordChange) -> Iterator[Risk]:
             yield risk("dmarc-weakened", record.owner,
                        f"DMARC at {name} holds for {new} % of mail instead of {old} %, where receivers still read "
                        "`pct`")  # fmt: skip
+
+
+def _leaves_out_hosts(record: RecordChange) -> bool:
+    """Whether it is a domain's own SPF record, and has the one with our addresses in it no more."""
+    if record.role != "spf" or record.kind not in {"update", "replace", "delete"}:
+        return False
+    left = "" if record.kind == "delete" else record.after
+    return left not in {None, LATER, HIDDEN} and f"_spf.{record.owner}" not in str(left).lower()
 
 
 def _spf(record: RecordChange, going: Collection[str | None], mx: Sequence[str]) -> Iterator[Risk]:

@@ -575,6 +575,29 @@ def test_an_spf_record_of_others_is_replaced_unless_it_was_imported_and_changes_
         assert ids(preview(takeover, other)) == ["spf-taken-over"]
 
 
+@pytest.mark.parametrize(
+    ("after", "weakened"),
+    [
+        ('"v=spf1 -all"', []),
+        (None, ["d.example/spf"]),
+        ('"v=spf1 a include:_SPF.d.example -all"', ["d.example/spf-hosts"]),
+        ("04da6b54-80e4-46f7-96ec-b56ff0331ba9", ["d.example/spf-hosts"]),
+        ("the same", ["d.example/spf-hosts"]),
+    ],
+)
+def test_the_spf_record_of_our_addresses_may_go_where_the_domains_own_has_it_no_more(
+    after: str | None, weakened: list[str]
+) -> None:
+    before = '"v=spf1 include:_spf.d.example -all"'
+    own = dns("update" if after else "delete", "d.example/spf", before, after)
+    gone = dns("delete", "d.example/spf-hosts", '"v=spf1 ip4:192.0.2.10 -all"', None)
+    named = json.loads(json.dumps(gone).replace('"name": "d.example"', '"name": "_spf.d.example"'))
+    found = explain(preview(gone) if after == "the same" else preview(gone, own))
+    assert [risk.subject for risk in found.risks if risk.id == "spf-weakened"] == weakened
+    another = {"mailroom:domains": [{"name": "b.example", "spf": {"includes": ["_spf.d.example"]}}]}
+    assert "SPF of `_spf.d.example` is deleted" in sentences(preview(named, own, config=another))
+
+
 def test_a_key_whose_tag_is_written_in_capitals_was_not_taken_back() -> None:
     gone = dns("delete", "example.com/dkim/m1", '"v=DKIM1; P=; p=AA"', None)
     assert ids(preview(gone, plain(signs("m1"), signs("m2")))) == ["dkim-removed"]
