@@ -295,7 +295,6 @@ def _foreign_fix(record: Mapping[str, Any], claim: Claim) -> str:
 
 def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
     """The very line of settings that merges an SPF record of others into ours."""
-    wanted = merged_spf([record], claim)
     if refusing := _refusing(record, claim):
         way = "`spf` cannot hold that order, as its includes come last;"
         if spf_merge.can_be_held(others_spf(record, claim), claim["spf"], claim["name"]):
@@ -304,6 +303,7 @@ def _merge_fix(record: Mapping[str, Any], claim: Claim) -> str:
             f"{', '.join(refusing)} refuses whom a later term may let in: {way} delete it in the Cloudflare dashboard "
             "if nothing needs it"
         )
+    wanted = merged_spf([record], claim)
     quoted = {name: ", ".join(map(_in_brackets, wanted.get(name, ()))) for name in _LISTS}
     parts = [f"{name}: [{terms}]" for name, terms in quoted.items() if terms]
     end = f'all: "{wanted["all"]}"'
@@ -341,8 +341,7 @@ def merged_spf(records: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, 
 def merged_text(records: Sequence[Mapping[str, Any]], claim: Claim) -> str:
     """Our SPF record once the settings say that."""
     said = merged_spf(records, claim)
-    own = [f"include:_spf.{claim['name']}", *said.get("mechanisms", ())]
-    return spf.record(own, said.get("includes", ()), ending=said["all"])
+    return spf.domain_record(claim["name"], said.get("mechanisms", ()), said.get("includes", ()), ending=said["all"])
 
 
 def _is_like_ours(record: Mapping[str, Any], claim: Claim) -> bool:

@@ -216,9 +216,8 @@ def _of_silent_domain(domain: DomainSettings) -> Iterator[Record]:
 
 
 def domain_spf(domain: DomainSettings) -> str:
-    """The text of the SPF record at a sending domain; our hosts come first, they answer soonest."""
-    ours = [f"include:_spf.{domain.name}", *domain.spf.mechanisms]
-    return spf.record(ours, domain.spf.includes, ending=domain.spf.all)
+    """The text of the SPF record at a sending domain."""
+    return spf.domain_record(domain.name, domain.spf.mechanisms, domain.spf.includes, ending=domain.spf.all)
 
 
 def report_receivers(domain: DomainSettings) -> list[str]:
