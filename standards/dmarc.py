@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from urllib.parse import unquote
 
+from standards import dkim
 from standards.finding import Finding, Invalid
 from standards.names import shown
 
@@ -99,12 +100,10 @@ def is_record(text: str) -> bool:
 
 
 def tags(text: str) -> dict[str, str]:
-    """The tags of a record; of a repeated tag the first."""
+    """The tags of a record, which is written as DKIM's are, with names in lower case; of a repeated tag the first."""
     found: dict[str, str] = {}
-    for part in text.split(";"):
-        name, equals, value = part.partition("=")
-        if equals:
-            found.setdefault(name.strip().lower(), value.strip())
+    for name, value in dkim.tags(text).items():
+        found.setdefault(name.lower(), value)
     return found
 
 
