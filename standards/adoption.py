@@ -164,7 +164,7 @@ class _Name:
             return replace(done, verdict="conflict", reason=reason, fix=fix)
         if ownership.is_adopted(record, self.claim):
             return replace(done, reason="it was taken over; the next run makes it what ours says", changes=changes)
-        if ours and ownership.is_others_spf(record, self.claim) and str(record["id"]) not in self.taken:
+        if ours and ownership.is_others_spf(record, self.claim) and not self._is_taken(record):
             return replace(self._spf(record, {key: ours}), key=key, known=True)
         return replace(done, verdict="import", reason="it is in the state, the settings do not say so", changes=changes)
 
@@ -178,14 +178,14 @@ class _Name:
         conflict = Judgement(record=record, verdict="conflict", reason=reason, fix=fix)
         if is_held:
             return conflict
-        if ownership.is_others_spf(record, self.claim) and str(record["id"]) not in self.taken:
+        if ownership.is_others_spf(record, self.claim) and not self._is_taken(record):
             return self._spf(record, free)
         return self._alike(record, free, conflict)
 
     def _alike(self, record: Existing, free: Mapping[str, Record], conflict: Judgement) -> Judgement:
         """A record of a kind that we write: ours if nothing is lost by it, or if a person says so."""
-        key = self._match(record, free, loose=str(record["id"]) in self.taken)
-        if key is None and str(record["id"]) in self.taken and (has := self._known_of_kind(record)):
+        key = self._match(record, free, loose=self._is_taken(record))
+        if key is None and self._is_taken(record) and (has := self._known_of_kind(record)):
             return replace(
                 conflict,
                 reason=f"it cannot be taken: the state has {has} already",
@@ -195,7 +195,7 @@ class _Name:
         if key is None:
             return replace(conflict, fix=f"{conflict.fix}{self._taking(record, free)}")
         ours = free[key]
-        if str(record["id"]) not in self.taken and (lost := self._lost_by(record, ours)):
+        if not self._is_taken(record) and (lost := self._lost_by(record, ours)):
             return replace(conflict, reason=lost, fix=f"{conflict.fix}{self._taking(record, free)}")
         return Judgement(
             record=record,
@@ -204,6 +204,9 @@ class _Name:
             key=key,
             changes=_changes(record, ours, self.stack),
         )
+
+    def _is_taken(self, record: Existing) -> bool:
+        return str(record["id"]) in self.taken
 
     def _known_of_kind(self, record: Existing) -> str:
         """The logical name of a record of ours that has the place which this one would take."""
